@@ -1,0 +1,211 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+// Meta is what filters look at.
+type Meta struct {
+	Sequence   uint64
+	AppendTime time.Time
+	EventID    string
+	Source     string
+	EventType  string
+	Operation  string
+	// Organizations holds all of them, the first is the event's organization_id.
+	Organizations []string
+	EntityID      string
+	PNRID         string
+	TripID        string
+	TravelerIDs   []string
+	// Stale says that the ordering is STALE.
+	Stale bool
+}
+
+// Encoded is an event in wire form. Its bytes are shared by everyone who gets the event and must not be changed. Every
+// view is a concatenation of the same bytes: ENVELOPE is E, RAW is E and the body, TYPED is E and T, FULL is all three.
+type Encoded struct {
+	Meta
+	// Envelope is E: the wire bytes of the Event's fields 1 to 29.
+	Envelope []byte
+	// Body is the exact body; nil when it was not asked for.
+	Body []byte
+	// BodySize is the length of the body, also when it was not asked for.
+	BodySize int
+
+	convert Converter
+	once    sync.Once
+	typed   []byte
+}
+
+// NewEncoded returns an event in wire form. convert makes T when a view needs it, once.
+func NewEncoded(meta Meta, envelope, body []byte, bodySize int, convert Converter) *Encoded {
+	return &Encoded{Meta: meta, Envelope: envelope, Body: body, BodySize: bodySize, convert: convert}
+}
+
+// Typed returns T: the wire bytes of the Event's conversion and payload. It is made at most once.
+func (e *Encoded) Typed() []byte {
+	e.once.Do(func() {
+		if e.convert != nil {
+			e.typed = e.convert.Convert(e.EventType, e.Body)
+		}
+	})
+	return e.typed
+}
+
+// SetTyped provides T when someone else has made it already.
+func (e *Encoded) SetTyped(t []byte) { e.once.Do(func() { e.typed = t }) }
+
+// Parts appends the byte strings whose concatenation is the Event in the given view. When that would be larger than
+// limit, it is the ENVELOPE view with omitted; limit <= 0 means no limit. It also returns the size.
+func (e *Encoded) Parts(dst [][]byte, view pb.EventView, limit int) (parts [][]byte, size int) {
+	typed, raw := viewHas(view)
+	// The body is a lower bound of what RAW needs; don't convert what won't be sent.
+	if !raw || limit <= 0 || len(e.Envelope)+len(e.Body) <= limit {
+		var t []byte
+		if typed {
+			t = e.Typed()
+		}
+		var head []byte
+		size = len(e.Envelope) + len(t)
+		if raw && len(e.Body) > 0 {
+			head = protowire.AppendTag(nil, 50, protowire.BytesType)
+			head = protowire.AppendVarint(head, uint64(len(e.Body)))
+			size += len(head) + len(e.Body)
+		}
+		if limit <= 0 || size <= limit {
+			dst = append(dst, e.Envelope)
+			if len(t) > 0 {
+				dst = append(dst, t)
+			}
+			if head != nil {
+				dst = append(dst, head, e.Body)
+			}
+			return dst, size
+		}
+	}
+	o := omitted(e.BodySize)
+	return append(dst, e.Envelope, o), len(e.Envelope) + len(o)
+}
+
+func omitted(bytes int) []byte {
+	var inner []byte
+	inner = protowire.AppendTag(inner, 1, protowire.VarintType)
+	inner = protowire.AppendVarint(inner, uint64(pb.OmittedReason_OMITTED_REASON_TOO_LARGE))
+	inner = protowire.AppendTag(inner, 2, protowire.VarintType)
+	inner = protowire.AppendVarint(inner, uint64(bytes))
+	out := protowire.AppendTag(nil, 51, protowire.BytesType)
+	return protowire.AppendBytes(out, inner)
+}
+
+// Event returns the event as a message in the given view.
+func (e *Encoded) Event(view pb.EventView, limit int) (*pb.Event, error) {
+	parts, size := e.Parts(nil, view, limit)
+	buf := make([]byte, 0, size)
+	for _, p := range parts {
+		buf = append(buf, p...)
+	}
+	ev := &pb.Event{}
+	if err := proto.Unmarshal(buf, ev); err != nil {
+		return nil, err
+	}
+	return ev, nil
+}
+
+// ViewNeedsBody reports whether a view can only be made from the body.
+func ViewNeedsBody(view pb.EventView) bool {
+	typed, raw := viewHas(view)
+	return typed || raw
+}
+
+func viewHas(view pb.EventView) (typed, raw bool) {
+	switch view {
+	case pb.EventView_EVENT_VIEW_ENVELOPE:
+		return false, false
+	case pb.EventView_EVENT_VIEW_RAW:
+		return false, true
+	case pb.EventView_EVENT_VIEW_FULL:
+		return true, true
+	default:
+		return true, false
+	}
+}
+
+// EncodeEnvelope returns E and the filter's view of an event.
+func EncodeEnvelope(en *Entry, env *Envelope, appendTime time.Time, ordering pb.Ordering) ([]byte, Meta, error) {
+	ev := &pb.Event{
+		Id:               en.EventID,
+		Source:           en.Source,
+		WebhookId:        en.WebhookID,
+		EventType:        env.EventType,
+		Operation:        env.Operation,
+		Entity:           env.Entity,
+		PnrId:            env.PNRID,
+		TripId:           env.TripID,
+		TravelerIds:      env.TravelerIDs,
+		EventTimeText:    env.EventTimeText,
+		ReceiveTime:      timestamppb.New(en.ReceiveTime),
+		AppendTime:       timestamppb.New(appendTime),
+		Sequence:         en.Sequence,
+		ApiVersion:       en.APIVersion,
+		OperationSummary: env.OperationSummary,
+		Ordering:         ordering,
+		EnvelopeIssues:   env.Issues,
+	}
+	if len(env.Organizations) > 0 {
+		ev.OrganizationId = env.Organizations[0]
+		ev.OtherOrganizationIds = env.Organizations[1:]
+	}
+	if !env.EventTime.IsZero() {
+		ev.EventTime = timestamppb.New(env.EventTime)
+	}
+	if en.TraceID != "" || en.SpanID != "" {
+		ev.Trace = &pb.Trace{TraceId: en.TraceID, SpanId: en.SpanID}
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(ev)
+	if err != nil {
+		return nil, Meta{}, err
+	}
+	return b, Meta{
+		Sequence:      en.Sequence,
+		AppendTime:    appendTime,
+		EventID:       en.EventID,
+		Source:        en.Source,
+		EventType:     env.EventType,
+		Operation:     env.Operation,
+		Organizations: env.Organizations,
+		EntityID:      env.Entity.GetId(),
+		PNRID:         env.PNRID,
+		TripID:        env.TripID,
+		TravelerIDs:   env.TravelerIDs,
+		Stale:         ordering == pb.Ordering_ORDERING_STALE,
+	}, nil
+}
+
+// MetaOf returns the filter's view of a message.
+func MetaOf(ev *pb.Event) Meta {
+	m := Meta{
+		Sequence:    ev.GetSequence(),
+		AppendTime:  ev.GetAppendTime().AsTime(),
+		EventID:     ev.GetId(),
+		Source:      ev.GetSource(),
+		EventType:   ev.GetEventType(),
+		Operation:   ev.GetOperation(),
+		EntityID:    ev.GetEntity().GetId(),
+		PNRID:       ev.GetPnrId(),
+		TripID:      ev.GetTripId(),
+		TravelerIDs: ev.GetTravelerIds(),
+		Stale:       ev.GetOrdering() == pb.Ordering_ORDERING_STALE,
+	}
+	if ev.GetOrganizationId() != "" {
+		m.Organizations = append([]string{ev.GetOrganizationId()}, ev.GetOtherOrganizationIds()...)
+	}
+	return m
+}

@@ -1,0 +1,438 @@
+package bridge
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+// EnvelopeVersion is the version of the rules below. The projection stores it and reads the log again when it changes.
+const EnvelopeVersion = 1
+
+const (
+	maxDepth          = 1000
+	maxEnvelopeString = 1024
+	maxTravelerIDs    = 64
+	maxOrganizations  = 64
+	maxTickets        = 256
+	maxIssues         = 32
+)
+
+// Envelope is what a body says about itself. It is derived from the exact body alone, so it can be derived again.
+type Envelope struct {
+	EventType     string
+	Operation     string
+	Organizations []string
+	EventTime     time.Time
+	EventTimeText string
+	// OperationSummary is nil when the body has none.
+	OperationSummary *pb.OperationSummary
+	// Entity is nil when the payload names nothing that we know.
+	Entity      *pb.EntityRef
+	PNRID       string
+	TripID      string
+	TravelerIDs []string
+	Issues      []*pb.Issue
+}
+
+// decoderOptions: an authentic body is never refused for repeated names or bad UTF-8.
+var decoderOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
+// ParseEnvelope reads a body. A cause other than UNSPECIFIED says why it is not a readable event. It accepts every
+// variant of CONTRACT.md section 2.
+func ParseEnvelope(body []byte) (*Envelope, pb.DeliveryCause) {
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	if len(bytes.TrimLeft(body, " \t\r\n")) == 0 {
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_EMPTY_BODY
+	}
+	if tooDeep(body) {
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_TOO_DEEP
+	}
+	p := envelopeParser{dec: jsontext.NewDecoder(bytes.NewBuffer(body), decoderOptions...)}
+	if kind := p.dec.PeekKind(); kind != '{' {
+		// Valid JSON that is no object is told apart from what is no JSON at all.
+		if err := p.skip(); err != nil {
+			return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_JSON
+		}
+		if !p.atEnd() {
+			return nil, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA
+		}
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_AN_OBJECT
+	}
+	if err := p.object(envelopeRules); err != nil {
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_JSON
+	}
+	if !p.atEnd() {
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA
+	}
+	if !utf8.Valid(body) {
+		p.issue("$", pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
+	}
+	return p.result()
+}
+
+// tooDeep reports whether the body nests deeper than maxDepth. Brackets inside strings do not count.
+func tooDeep(body []byte) bool {
+	// Every level needs an opening bracket: most bodies have too few of them and are done here.
+	if bytes.Count(body, []byte("{"))+bytes.Count(body, []byte("[")) <= maxDepth {
+		return false
+	}
+	depth, inString := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inString:
+			switch c {
+			case '\\':
+				i++
+			case '"':
+				inString = false
+			}
+		case c == '"':
+			inString = true
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+// envelopeParser walks the body once. Where the rules have no path it skips (and so checks) whole values.
+type envelopeParser struct {
+	dec    *jsontext.Decoder
+	hits   [slotCount][]hit
+	seen   [slotCount]int
+	issues []*pb.Issue
+}
+
+// hit is a value found at a place that a rule names: a string's text, or the JSON text of anything else.
+type hit struct {
+	kind jsontext.Kind
+	text string
+}
+
+func (p *envelopeParser) issue(path string, kind pb.IssueKind) {
+	if len(p.issues) >= maxIssues {
+		return
+	}
+	for _, i := range p.issues {
+		if i.GetPath() == path && i.GetKind() == kind {
+			return
+		}
+	}
+	p.issues = append(p.issues, &pb.Issue{Path: path, Kind: kind})
+}
+
+func (p *envelopeParser) skip() error { return p.dec.SkipValue() }
+
+func (p *envelopeParser) atEnd() bool {
+	_, err := p.dec.ReadToken()
+	return errors.Is(err, io.EOF)
+}
+
+// value reads the next value under a rule.
+func (p *envelopeParser) value(r *rule) error {
+	switch kind := p.dec.PeekKind(); {
+	case kind == '{' && r.members != nil:
+		if r.container {
+			p.note(r, hit{kind: kind})
+		}
+		return p.object(r)
+	case kind == '[' && r.items != nil:
+		if _, err := p.dec.ReadToken(); err != nil {
+			return err
+		}
+		if r.container {
+			p.note(r, hit{kind: kind})
+		}
+		for p.dec.PeekKind() != ']' {
+			if err := p.value(r.items); err != nil {
+				return err
+			}
+		}
+		_, err := p.dec.ReadToken()
+		return err
+	case r.slot == noSlot:
+		_, err := p.dec.ReadValue()
+		return err
+	default:
+		v, err := p.dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		h := hit{kind: kind}
+		switch kind {
+		case '"':
+			b, _ := jsontext.AppendUnquote(nil, v) // errors only for bad UTF-8, which is replaced
+			h.text = string(b)
+		case 'n':
+		default:
+			if r.raw || kind == '0' {
+				h.text = string(v)
+			}
+		}
+		p.note(r, h)
+		return nil
+	}
+}
+
+func (p *envelopeParser) note(r *rule, h hit) {
+	switch {
+	case !r.many:
+		p.hits[r.slot] = append(p.hits[r.slot][:0], h) // of a repeated name the last one wins
+	case len(p.hits[r.slot]) < r.limit():
+		p.hits[r.slot] = append(p.hits[r.slot], h)
+	default:
+		p.issue(slotPath[r.slot], pb.IssueKind_ISSUE_KIND_TOO_MANY)
+	}
+}
+
+func (p *envelopeParser) object(r *rule) error {
+	if _, err := p.dec.ReadToken(); err != nil {
+		return err
+	}
+	for p.dec.PeekKind() != '}' {
+		name, err := p.dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		m := r.member(name)
+		if m == nil {
+			if _, err := p.dec.ReadValue(); err != nil {
+				return err
+			}
+			continue
+		}
+		if m.top {
+			// The last one of a repeated name wins.
+			if p.seen[m.slot]++; p.seen[m.slot] > 1 {
+				p.issue(slotPath[m.slot], pb.IssueKind_ISSUE_KIND_DUPLICATE_KEY)
+				for _, s := range m.owned() {
+					p.hits[s] = nil
+				}
+			}
+		}
+		if err := p.value(m); err != nil {
+			return err
+		}
+	}
+	_, err := p.dec.ReadToken()
+	return err
+}
+
+// str returns the first string at a slot, with an issue when there is something else than a string or null.
+func (p *envelopeParser) str(s slot) (string, bool) {
+	for _, h := range p.hits[s] {
+		switch h.kind {
+		case '"':
+			return p.bounded(s, h.text), true
+		case 'n':
+		default:
+			p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
+	return "", false
+}
+
+// id is str, for ids: an integer is accepted as its digits.
+func (p *envelopeParser) id(s slot) string {
+	for _, h := range p.hits[s] {
+		switch h.kind {
+		case '"', '0':
+			if h.text != "" {
+				return p.bounded(s, h.text)
+			}
+		case 'n', '{', '[':
+		default:
+			p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
+	return ""
+}
+
+func (p *envelopeParser) firstID(slots ...slot) string {
+	for _, s := range slots {
+		if v := p.id(s); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (p *envelopeParser) ids(limit int, slots ...slot) []string {
+	var out []string
+	for _, s := range slots {
+		for _, h := range p.hits[s] {
+			if (h.kind != '"' && h.kind != '0') || h.text == "" {
+				continue
+			}
+			v := p.bounded(s, h.text)
+			if slices.Contains(out, v) {
+				continue
+			}
+			if len(out) == limit {
+				p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TOO_MANY)
+				return out
+			}
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// bounded replaces a string that is too long for an envelope by its hash.
+func (p *envelopeParser) bounded(s slot, text string) string {
+	if len(text) <= maxEnvelopeString {
+		return text
+	}
+	p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TOO_LONG)
+	sum := sha256.Sum256([]byte(text))
+	return "sha256-" + hex.EncodeToString(sum[:])
+}
+
+func (p *envelopeParser) result() (*Envelope, pb.DeliveryCause) {
+	env := &Envelope{}
+	snake, okSnake := p.str(slotEventType)
+	camel, okCamel := p.str(slotEventTypeCamel)
+	switch {
+	case okSnake && snake != "":
+		env.EventType = snake
+		if okCamel && camel != snake {
+			p.issue(slotPath[slotEventTypeCamel], pb.IssueKind_ISSUE_KIND_CONFLICT)
+		}
+	case okCamel && camel != "":
+		env.EventType = camel
+	case p.absent(slotEventType) && p.absent(slotEventTypeCamel):
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NO_EVENT_TYPE
+	default:
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_BAD_EVENT_TYPE
+	}
+	env.Operation, _ = p.str(slotOperation)
+	env.Organizations = p.organizations()
+	p.time(env)
+	p.summary(env)
+	p.entity(env)
+	env.Issues = p.issues
+	return env, pb.DeliveryCause_DELIVERY_CAUSE_UNSPECIFIED
+}
+
+func (p *envelopeParser) absent(s slot) bool {
+	for _, h := range p.hits[s] {
+		if h.kind != 'n' {
+			return false
+		}
+	}
+	return true
+}
+
+// organizations follows CONTRACT.md section 2, rule 4: the first place that has one wins, and all of that place count.
+func (p *envelopeParser) organizations() []string {
+	for _, s := range organizationSlots {
+		if ids := p.ids(maxOrganizations, s); len(ids) > 0 {
+			return ids
+		}
+	}
+	for _, h := range p.hits[slotAudience] {
+		if h.kind != '{' && h.kind != '[' && h.kind != 'n' {
+			p.issue(slotPath[slotAudience], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
+	return nil
+}
+
+func (p *envelopeParser) time(env *Envelope) {
+	for _, h := range p.hits[slotTimestamp] {
+		switch h.kind {
+		case '"', '0':
+			env.EventTimeText = p.bounded(slotTimestamp, h.text)
+			t, ok := ParseEventTime(h.text)
+			if !ok {
+				p.issue(slotPath[slotTimestamp], pb.IssueKind_ISSUE_KIND_UNREADABLE_TIME)
+			}
+			env.EventTime = t
+		case 'n':
+		default:
+			p.issue(slotPath[slotTimestamp], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
+}
+
+func (p *envelopeParser) summary(env *Envelope) {
+	for _, h := range p.hits[slotSummary] {
+		switch h.kind {
+		case '{':
+			env.OperationSummary = &pb.OperationSummary{}
+		case 'n':
+		default:
+			p.issue(slotPath[slotSummary], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
+	if env.OperationSummary == nil {
+		return
+	}
+	for s, dst := range map[slot]*[]string{
+		slotIssued: &env.OperationSummary.TicketsIssued, slotVoided: &env.OperationSummary.TicketsVoided,
+		slotRefunded: &env.OperationSummary.TicketsRefunded,
+	} {
+		for _, h := range p.hits[s] {
+			*dst = append(*dst, p.bounded(s, h.text))
+		}
+	}
+	for s, items := range map[slot]slot{slotIssuedList: slotIssued, slotVoidedList: slotVoided, slotRefundedList: slotRefunded} {
+		for _, h := range p.hits[s] {
+			if h.kind != '[' && h.kind != 'n' {
+				p.issue(slotPath[items], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+			}
+		}
+	}
+}
+
+func (p *envelopeParser) entity(env *Envelope) {
+	x, ok := extractions[env.EventType]
+	if !ok {
+		x = anyExtraction
+	}
+	env.PNRID = p.firstID(x.pnr...)
+	env.TripID = p.firstID(x.trip...)
+	if t, _ := p.str(slotEntityType); env.TripID == "" && env.EventType == "SERVICE_CHARGE" && t == "TRIP" {
+		env.TripID = p.id(slotEntityID)
+	}
+	env.TravelerIDs = p.ids(maxTravelerIDs, x.travelers...)
+	id := p.firstID(x.id...)
+	if id == "" || x.kind == pb.EntityKind_ENTITY_KIND_UNSPECIFIED {
+		return
+	}
+	env.Entity = &pb.EntityRef{Kind: x.kind, Id: id}
+	for _, s := range x.version {
+		for _, h := range p.hits[s] {
+			if h.kind != '0' {
+				if h.kind != 'n' {
+					p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+				}
+				continue
+			}
+			f, err := strconv.ParseFloat(h.text, 64)
+			if err != nil || f != math.Trunc(f) || f < math.MinInt32 || f > math.MaxInt32 {
+				p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_OUT_OF_RANGE)
+				continue
+			}
+			v := int32(f)
+			env.Entity.Version = &v
+			return
+		}
+	}
+}
