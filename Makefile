@@ -1,0 +1,97 @@
+# Everything that people and CI do here. Only Go, git and make are needed; other tools are built from the versions that
+# tools/*/go.mod pin, into .bin/, when a target needs them for the first time (a few minutes).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VERSION = $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+BUF := .bin/buf
+GOLANGCI_LINT := .bin/golangci-lint
+OPENAPI := .bin/openapi
+
+# The race detector needs cgo, and Go switches that off where it finds no C compiler.
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+race-note = $(if $(RACE),,@echo 'no C compiler found: the tests run without the race detector')
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: build ## start an embedded bridge with sample deliveries (SPOTBRIDGE_* is honoured; data in .data/dev)
+	@SPOTBRIDGE_DATA_DIR="$${SPOTBRIDGE_DATA_DIR:-.data/dev}" exec .bin/spotbridge dev
+
+.PHONY: build
+build: ## build .bin/spotbridge
+	@go build -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o .bin/spotbridge ./cmd/spotbridge
+	@echo 'built .bin/spotbridge $(VERSION)'
+
+.PHONY: test
+test: ## run all Go tests, with the race detector
+	$(race-note)
+	go test $(RACE) ./...
+	cd tools/openapi && go test ./...
+
+.PHONY: test-integration
+test-integration: ## run the tests with the build tag integration as well
+	$(race-note)
+	go test $(RACE) -count=1 -tags integration ./...
+
+.PHONY: bench
+bench: ## print each figure beside its baseline
+	@go run ./app/bench
+
+.PHONY: generate
+generate: $(BUF) $(OPENAPI) ## regenerate gen/ from proto/
+	@$(BUF) generate
+	@$(OPENAPI) -in .bin/swagger/api.swagger.json -out gen/openapi
+	@rm -r .bin/swagger
+	@echo 'generated gen/go and gen/openapi'
+
+.PHONY: lint
+lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint and buf format
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then printf 'not formatted (gofmt -w):\n%s\n' "$$files"; exit 1; fi
+	go vet -tags integration ./...
+	$(GOLANGCI_LINT) run ./...
+	cd tools/openapi && ../../$(GOLANGCI_LINT) run ./...
+	$(BUF) lint
+	$(BUF) format -d --exit-code
+
+.PHONY: breaking
+breaking: $(BUF) ## compare proto/ with the published contract, tools/baseline.binpb
+	$(BUF) breaking --against tools/baseline.binpb
+
+.PHONY: baseline
+baseline: $(BUF) ## make today's proto/ the published contract
+	$(BUF) build -o tools/baseline.binpb --exclude-source-info
+
+.PHONY: check
+check: check-generated lint breaking test build ## all of the above that CI demands
+
+.PHONY: check-generated
+check-generated: generate ## generating changes nothing
+	@git diff --exit-code --stat -- gen || { echo 'gen/ is not what proto/ gives: commit what "make generate" wrote'; exit 1; }
+	@new=$$(git ls-files --others --exclude-standard -- gen); \
+	if [ -n "$$new" ]; then printf 'generated and not in git:\n%s\n' "$$new"; exit 1; fi
+
+.PHONY: clean
+clean: ## remove .bin (data in .data stays)
+	rm -rf .bin
+
+# The built tools. Their go.sum changes with go.mod.
+$(BUF): tools/buf/go.mod
+	@echo 'building buf (the first time takes minutes)'
+	@cd tools/buf && go build -o ../../$@ github.com/bufbuild/buf/cmd/buf
+	@touch $@
+
+$(GOLANGCI_LINT): tools/golangci-lint/go.mod
+	@echo 'building golangci-lint (the first time takes minutes)'
+	@cd tools/golangci-lint && go build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+$(OPENAPI): tools/openapi/go.mod $(filter-out %_test.go,$(wildcard tools/openapi/*.go))
+	@cd tools/openapi && go build -buildvcs=false -o ../../$@ .
+	@touch $@

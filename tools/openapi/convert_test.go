@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+)
+
+// swagger is what protoc-gen-openapiv2 writes, cut down to one operation of each kind.
+const swagger = `{
+  "swagger": "2.0",
+  "info": {"title": "demo", "version": "v1"},
+  "host": "127.0.0.1:8081",
+  "schemes": ["http"],
+  "consumes": ["application/json"],
+  "produces": ["application/json"],
+  "paths": {
+    "/v1/things/{thingId}": {"get": {
+      "summary": "Returns one thing,\nquickly. NOT_FOUND when there is none.",
+      "operationId": "Demo_GetThing",
+      "responses": {
+        "200": {"description": "A successful response.", "schema": {"$ref": "#/definitions/Thing"}},
+        "default": {"description": "Error.", "schema": {"$ref": "#/definitions/Status"}}
+      },
+      "parameters": [
+        {"name": "thingId", "in": "path", "required": true, "type": "string"},
+        {"name": "filter.startTime", "in": "query", "required": false, "type": "string", "format": "date-time"}
+      ]
+    }},
+    "/v1/things/{thingId}/body": {"get": {
+      "summary": "Streams the bytes.",
+      "operationId": "Demo_GetBody",
+      "produces": ["application/octet-stream"],
+      "responses": {
+        "200": {"description": "A successful response.(streaming responses)", "schema": {
+          "type": "object", "title": "Stream result of Chunk", "properties": {
+            "result": {"$ref": "#/definitions/Chunk"}, "error": {"$ref": "#/definitions/Status"}}}},
+        "default": {"description": "Error.", "schema": {"$ref": "#/definitions/Status"}}
+      },
+      "parameters": [{"name": "thingId", "in": "path", "required": true, "type": "string"}]
+    }},
+    "/v1/things:watch": {"get": {
+      "summary": "Streams things.",
+      "operationId": "Demo_Watch",
+      "responses": {
+        "200": {"description": "A successful response.(streaming responses)", "schema": {
+          "type": "object", "title": "Stream result of Thing", "properties": {
+            "result": {"$ref": "#/definitions/Thing"}, "error": {"$ref": "#/definitions/Status"}}}},
+        "default": {"description": "Error.", "schema": {"$ref": "#/definitions/Status"}}
+      }
+    }}
+  },
+  "definitions": {
+    "Any": {"type": "object", "properties": {"@type": {"type": "string"}}, "additionalProperties": {}},
+    "Chunk": {"type": "object", "properties": {"chunk": {"type": "string", "format": "byte"}}},
+    "Status": {"type": "object", "properties": {
+      "code": {"type": "integer", "format": "int32"},
+      "details": {"type": "array", "items": {"type": "object", "$ref": "#/definitions/Any"}}}},
+    "Thing": {"type": "object", "properties": {"startTime": {"type": "string", "format": "date-time"}}}
+  }
+}`
+
+func converted(t *testing.T) *openapi3.T {
+	t.Helper()
+	text, err := convert([]byte(swagger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+func TestAnswersHaveTheirContentTypes(t *testing.T) {
+	doc := converted(t)
+	for _, tc := range []struct{ path, want string }{
+		{"/v1/things/{thing_id}", jsonType},
+		{"/v1/things/{thing_id}/body", bytesType},
+		{"/v1/things:watch", ndjsonType},
+	} {
+		t.Run(tc.path, func(t *testing.T) {
+			item := doc.Paths.Value(tc.path)
+			if item == nil {
+				t.Fatalf("no such path; there are %v", doc.Paths.InMatchingOrder())
+			}
+			for status, want := range map[string]string{"200": tc.want, "default": jsonType} {
+				content := item.Get.Responses.Value(status).Value.Content
+				if got := slices.Sorted(maps.Keys(content)); !slices.Equal(got, []string{want}) {
+					t.Errorf("%s: content types %v, want %s alone", status, got, want)
+				}
+			}
+			if ref := item.Get.Responses.Value("default").Value.Content[jsonType].Schema.Ref; ref != schemaRef+"Status" {
+				t.Errorf("default: schema %q", ref)
+			}
+		})
+	}
+}
+
+func TestStreamAnswerIsOneLine(t *testing.T) {
+	line := converted(t).Paths.Value("/v1/things:watch").Get.Responses.Value("200").Value.Content[ndjsonType].Schema.Value
+	if got := line.Properties["result"].Ref; got != schemaRef+"Thing" {
+		t.Errorf("result is %q", got)
+	}
+	if got := line.Properties["error"].Ref; got != schemaRef+"Status" {
+		t.Errorf("error is %q", got)
+	}
+}
+
+func TestBodyAnswerIsBinary(t *testing.T) {
+	doc := converted(t)
+	body := doc.Paths.Value("/v1/things/{thing_id}/body").Get.Responses.Value("200").Value.Content[bytesType].Schema.Value
+	if !body.Type.Is("string") || body.Format != "binary" {
+		t.Errorf("schema is %v %q, want string binary", body.Type, body.Format)
+	}
+	if doc.Components.Schemas["Chunk"] != nil {
+		t.Error("Chunk is not referred to any more and is still there")
+	}
+	if doc.Components.Schemas["Any"] == nil {
+		t.Error("Any is referred to by Status and was removed")
+	}
+}
+
+func TestNames(t *testing.T) {
+	doc := converted(t)
+	op := doc.Paths.Value("/v1/things/{thing_id}").Get
+	if op.OperationID != "Demo_GetThing" {
+		t.Errorf("operation id %q", op.OperationID)
+	}
+	if op.Parameters.GetByInAndName("path", "thing_id") == nil || op.Parameters.GetByInAndName("query", "filter.start_time") == nil {
+		t.Error("parameters are not spelt as in the proto")
+	}
+	if doc.Components.Schemas["Thing"].Value.Properties["startTime"] == nil {
+		t.Error("fields of bodies are not spelt as in JSON")
+	}
+	if op.Summary != "Returns one thing, quickly" || op.Description != "NOT_FOUND when there is none." {
+		t.Errorf("summary %q, description %q", op.Summary, op.Description)
+	}
+	if len(doc.Servers) != 1 || doc.Servers[0].URL != "http://127.0.0.1:8081" {
+		t.Errorf("servers %v", doc.Servers)
+	}
+}
+
+func TestConvertIsDeterministic(t *testing.T) {
+	first, err := convert([]byte(swagger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		again, err := convert([]byte(swagger))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(first, again) {
+			t.Fatal("the same input gave other bytes")
+		}
+	}
+}
+
+func TestConvertRefuses(t *testing.T) {
+	for name, input := range map[string]string{
+		"what is not JSON":     `{`,
+		"a dangling reference": strings.Replace(swagger, `"Status": {`, `"Other": {`, 1),
+		"a parameter that the path lacks": strings.ReplaceAll(swagger,
+			`{"name": "thingId", "in": "path", "required": true, "type": "string"}`, `{"name": "other", "in": "path", "required": true, "type": "string"}`),
+		"a stream without result": strings.ReplaceAll(swagger, `"result":`, `"value":`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := convert([]byte(input)); err == nil {
+				t.Error("converted, want an error")
+			}
+		})
+	}
+}
