@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -25,6 +26,7 @@ const (
 	maxEnvelopeString = 1024
 	maxTravelerIDs    = 64
 	maxOrganizations  = 64
+	maxIDs            = 64 // of one place
 	maxTickets        = 256
 	maxIssues         = 32
 )
@@ -34,8 +36,10 @@ type Envelope struct {
 	EventType     string
 	Operation     string
 	Organizations []string
-	EventTime     time.Time
-	EventTimeText string
+	// OrganizationsCut says that the body names more organizations than Organizations holds.
+	OrganizationsCut bool
+	EventTime        time.Time
+	EventTimeText    string
 	// OperationSummary is nil when the body has none.
 	OperationSummary *pb.OperationSummary
 	// Entity is nil when the payload names nothing that we know.
@@ -76,8 +80,8 @@ func ParseEnvelope(body []byte) (*Envelope, pb.DeliveryCause) {
 	if !p.atEnd() {
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA
 	}
-	if !utf8.Valid(body) {
-		p.issue("$", pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
+	if !utf8.Valid(body) && !slices.ContainsFunc(p.issues, isUTF8Issue) {
+		p.issue(envelopeRules.path, pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
 	}
 	return p.result()
 }
@@ -113,9 +117,11 @@ func tooDeep(body []byte) bool {
 
 // envelopeParser walks the body once. Where the rules have no path it skips (and so checks) whole values.
 type envelopeParser struct {
-	dec    *jsontext.Decoder
-	hits   [slotCount][]hit
-	seen   [slotCount]int
+	dec  *jsontext.Decoder
+	hits [slotCount][]hit
+	// count is the number of hits of each slot; cut says that there were more than we keep.
+	count  [slotCount]uint16
+	cut    [slotCount]bool
 	issues []*pb.Issue
 }
 
@@ -136,6 +142,8 @@ func (p *envelopeParser) issue(path string, kind pb.IssueKind) {
 	}
 	p.issues = append(p.issues, &pb.Issue{Path: path, Kind: kind})
 }
+
+func isUTF8Issue(i *pb.Issue) bool { return i.GetKind() == pb.IssueKind_ISSUE_KIND_INVALID_UTF8 }
 
 func (p *envelopeParser) skip() error { return p.dec.SkipValue() }
 
@@ -175,15 +183,20 @@ func (p *envelopeParser) value(r *rule) error {
 			return err
 		}
 		h := hit{kind: kind}
-		switch kind {
-		case '"':
-			b, _ := jsontext.AppendUnquote(nil, v) // errors only for bad UTF-8, which is replaced
-			h.text = string(b)
-		case 'n':
-		default:
-			if r.raw || kind == '0' {
-				h.text = string(v)
+		switch {
+		case kind == '"' && bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v):
+			h.text = string(v[1 : len(v)-1])
+		case kind == '"':
+			b, err := jsontext.AppendUnquote(nil, v)
+			if err != nil { // bytes or escapes that are not UTF-8: replaced
+				p.issue(r.path, pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
 			}
+			h.text = string(b)
+		case r.raw:
+			// The text of an object may have strings with bytes that are not UTF-8.
+			h.text = string(bytes.ToValidUTF8(v, []byte("\uFFFD")))
+		case kind == '0':
+			h.text = string(v)
 		}
 		p.note(r, h)
 		return nil
@@ -191,20 +204,27 @@ func (p *envelopeParser) value(r *rule) error {
 }
 
 func (p *envelopeParser) note(r *rule, h hit) {
+	hits := p.hits[r.slot]
 	switch {
 	case !r.many:
-		p.hits[r.slot] = append(p.hits[r.slot][:0], h) // of a repeated name the last one wins
-	case len(p.hits[r.slot]) < r.limit():
-		p.hits[r.slot] = append(p.hits[r.slot], h)
+		hits = append(hits[:0], h)
+	case !r.raw && slices.Contains(hits, h):
+		return
+	case len(hits) < r.limit():
+		hits = append(hits, h)
 	default:
+		p.cut[r.slot] = true
 		p.issue(slotPath[r.slot], pb.IssueKind_ISSUE_KIND_TOO_MANY)
+		return
 	}
+	p.hits[r.slot], p.count[r.slot] = hits, uint16(len(hits))
 }
 
 func (p *envelopeParser) object(r *rule) error {
 	if _, err := p.dec.ReadToken(); err != nil {
 		return err
 	}
+	before, seen := p.count, uint64(0)
 	for p.dec.PeekKind() != '}' {
 		name, err := p.dec.ReadValue()
 		if err != nil {
@@ -217,15 +237,14 @@ func (p *envelopeParser) object(r *rule) error {
 			}
 			continue
 		}
-		if m.top {
-			// The last one of a repeated name wins.
-			if p.seen[m.slot]++; p.seen[m.slot] > 1 {
-				p.issue(slotPath[m.slot], pb.IssueKind_ISSUE_KIND_DUPLICATE_KEY)
-				for _, s := range m.owned() {
-					p.hits[s] = nil
-				}
+		if seen&m.bit != 0 {
+			// The last one of a repeated name wins: what the earlier ones said in this object is forgotten.
+			p.issue(m.path, pb.IssueKind_ISSUE_KIND_DUPLICATE_KEY)
+			for _, s := range m.owned {
+				p.hits[s], p.count[s] = p.hits[s][:before[s]], before[s]
 			}
 		}
+		seen |= m.bit
 		if err := p.value(m); err != nil {
 			return err
 		}
@@ -248,17 +267,24 @@ func (p *envelopeParser) str(s slot) (string, bool) {
 	return "", false
 }
 
-// id is str, for ids: an integer is accepted as its digits.
+// idText returns the text of an id: a string that is not empty, or an integer's digits.
+func (p *envelopeParser) idText(s slot, h hit) (string, bool) {
+	switch {
+	case h.kind == 'n', h.kind == '"' && h.text == "":
+		return "", false
+	case h.kind == '"', h.kind == '0' && strings.Trim(h.text, "0123456789") == "":
+		return p.bounded(s, h.text), true
+	default:
+		p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		return "", false
+	}
+}
+
+// id returns the first id at a slot.
 func (p *envelopeParser) id(s slot) string {
 	for _, h := range p.hits[s] {
-		switch h.kind {
-		case '"', '0':
-			if h.text != "" {
-				return p.bounded(s, h.text)
-			}
-		case 'n', '{', '[':
-		default:
-			p.issue(slotPath[s], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		if v, ok := p.idText(s, h); ok {
+			return v
 		}
 	}
 	return ""
@@ -277,11 +303,8 @@ func (p *envelopeParser) ids(limit int, slots ...slot) []string {
 	var out []string
 	for _, s := range slots {
 		for _, h := range p.hits[s] {
-			if (h.kind != '"' && h.kind != '0') || h.text == "" {
-				continue
-			}
-			v := p.bounded(s, h.text)
-			if slices.Contains(out, v) {
+			v, ok := p.idText(s, h)
+			if !ok || slices.Contains(out, v) {
 				continue
 			}
 			if len(out) == limit {
@@ -316,13 +339,16 @@ func (p *envelopeParser) result() (*Envelope, pb.DeliveryCause) {
 		}
 	case okCamel && camel != "":
 		env.EventType = camel
+		if okSnake { // it is empty
+			p.issue(slotPath[slotEventType], pb.IssueKind_ISSUE_KIND_CONFLICT)
+		}
 	case p.absent(slotEventType) && p.absent(slotEventTypeCamel):
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NO_EVENT_TYPE
 	default:
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_BAD_EVENT_TYPE
 	}
 	env.Operation, _ = p.str(slotOperation)
-	env.Organizations = p.organizations()
+	env.Organizations, env.OrganizationsCut = p.organizations()
 	p.time(env)
 	p.summary(env)
 	p.entity(env)
@@ -340,18 +366,18 @@ func (p *envelopeParser) absent(s slot) bool {
 }
 
 // organizations follows CONTRACT.md section 2, rule 4: the first place that has one wins, and all of that place count.
-func (p *envelopeParser) organizations() []string {
-	for _, s := range organizationSlots {
-		if ids := p.ids(maxOrganizations, s); len(ids) > 0 {
-			return ids
-		}
-	}
+func (p *envelopeParser) organizations() (ids []string, cut bool) {
 	for _, h := range p.hits[slotAudience] {
 		if h.kind != '{' && h.kind != '[' && h.kind != 'n' {
 			p.issue(slotPath[slotAudience], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
 		}
 	}
-	return nil
+	for _, s := range organizationSlots {
+		if ids := p.ids(maxOrganizations, s); len(ids) > 0 {
+			return ids, p.cut[s]
+		}
+	}
+	return nil, false
 }
 
 func (p *envelopeParser) time(env *Envelope) {
@@ -384,18 +410,20 @@ func (p *envelopeParser) summary(env *Envelope) {
 	if env.OperationSummary == nil {
 		return
 	}
-	for s, dst := range map[slot]*[]string{
-		slotIssued: &env.OperationSummary.TicketsIssued, slotVoided: &env.OperationSummary.TicketsVoided,
-		slotRefunded: &env.OperationSummary.TicketsRefunded,
+	for _, x := range []struct {
+		list, items slot
+		out         *[]string
+	}{
+		{slotIssuedList, slotIssued, &env.OperationSummary.TicketsIssued},
+		{slotVoidedList, slotVoided, &env.OperationSummary.TicketsVoided},
+		{slotRefundedList, slotRefunded, &env.OperationSummary.TicketsRefunded},
 	} {
-		for _, h := range p.hits[s] {
-			*dst = append(*dst, p.bounded(s, h.text))
+		for _, h := range p.hits[x.items] {
+			*x.out = append(*x.out, p.bounded(x.items, h.text))
 		}
-	}
-	for s, items := range map[slot]slot{slotIssuedList: slotIssued, slotVoidedList: slotVoided, slotRefundedList: slotRefunded} {
-		for _, h := range p.hits[s] {
+		for _, h := range p.hits[x.list] {
 			if h.kind != '[' && h.kind != 'n' {
-				p.issue(slotPath[items], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+				p.issue(slotPath[x.list], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
 			}
 		}
 	}

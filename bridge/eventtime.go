@@ -14,15 +14,18 @@ func ParseEventTime(text string) (time.Time, bool) {
 	if t, ok := parseEpoch(text); ok {
 		return t, true
 	}
+	const date = len("2006-01-02")
+	if len(text) > date && strings.IndexByte("Tt ", text[date]) >= 0 {
+		text = text[:date] + "T" + strings.ToUpper(text[date+1:])
+	}
 	// Hour 24 is the midnight that ends the day.
 	day := time.Duration(0)
-	if i := strings.IndexAny(text, "Tt "); i == len("2006-01-02") && strings.HasPrefix(text[i+1:], "24:00") {
-		text, day = text[:i+1]+"00"+text[i+3:], 24*time.Hour
+	if len(text) > date && strings.HasPrefix(text[date:], "T24:00") {
+		text, day = text[:date]+"T00"+text[date+len("T24"):], 24*time.Hour
 	}
 	for _, layout := range []string{
 		"2006-01-02T15:04:05.999999999Z07:00", "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05.999999999Z0700",
 		"2006-01-02T15:04Z0700", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04",
-		"2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999",
 	} {
 		t, err := time.Parse(layout, text)
 		if err != nil {

@@ -116,20 +116,23 @@ var anyPaths = extractionPaths{
 // rule says what to do with the value at a place.
 type rule struct {
 	slot    slot
+	path    string
 	members map[string]*rule
 	items   *rule
-	// raw keeps the JSON text of values that are no strings. many: the slot takes more than one value. container: the slot
-	// wants to know of an object or array at its place, too. top: a member of the body itself, where a repeated name is
-	// an issue.
-	raw, many, container, top bool
+	// raw keeps the JSON text of values that are no strings, repeats too. many: the slot takes more than one value.
+	// container: the slot wants to know of an object or array at its place, too.
+	raw, many, container bool
+	// bit tells a rule from the others of its object; owned are the slots at and below it.
+	bit   uint64
+	owned []slot
 }
 
 // limit is how many values a slot with many takes.
 func (r *rule) limit() int {
-	if r.slot == slotIssued || r.slot == slotVoided || r.slot == slotRefunded {
+	if r.raw {
 		return maxTickets
 	}
-	return 4 * maxTravelerIDs // repeats are taken out later
+	return maxIDs
 }
 
 func (r *rule) member(quoted jsontext.Value) *rule {
@@ -142,21 +145,6 @@ func (r *rule) member(quoted jsontext.Value) *rule {
 		return r.members[string(b)]
 	}
 	return nil
-}
-
-// owned returns the slots at and below the rule: what a repeated name overrides.
-func (r *rule) owned() []slot {
-	var out []slot
-	if r.slot != noSlot {
-		out = append(out, r.slot)
-	}
-	for _, m := range r.members {
-		out = append(out, m.owned()...)
-	}
-	if r.items != nil {
-		out = append(out, r.items.owned()...)
-	}
-	return out
 }
 
 var (
@@ -199,10 +187,26 @@ func init() {
 	anyExtraction = b.extraction(anyPaths)
 	slotEntityType = b.id("payload.entity.entityType", false)
 	slotEntityID = b.id("payload.entity.entityId", false)
-	for _, m := range b.root.members {
-		m.top = true
-	}
+	b.root.path = "$"
+	b.root.finish()
 	envelopeRules = b.root
+}
+
+// finish gives the rule and those below it their bits and owned slots.
+func (r *rule) finish() []slot {
+	r.owned = nil
+	if r.slot != noSlot {
+		r.owned = append(r.owned, r.slot)
+	}
+	bit := uint64(1)
+	for _, m := range r.members {
+		m.bit, bit = bit, bit<<1
+		r.owned = append(r.owned, m.finish()...)
+	}
+	if r.items != nil {
+		r.owned = append(r.owned, r.items.finish()...)
+	}
+	return r.owned
 }
 
 type ruleBuilder struct {
@@ -213,7 +217,7 @@ type ruleBuilder struct {
 
 // at returns the rule at a path, made when it is not there.
 func (b *ruleBuilder) at(path string) *rule {
-	r := b.root
+	r, at := b.root, "$"
 	for _, step := range strings.Split(path, ".") {
 		name, arrays := step, 0
 		for strings.HasSuffix(name, "[]") {
@@ -223,15 +227,16 @@ func (b *ruleBuilder) at(path string) *rule {
 			r.members = map[string]*rule{}
 		}
 		if r.members[name] == nil {
-			r.members[name] = &rule{slot: noSlot}
+			r.members[name] = &rule{slot: noSlot, path: at + "." + name}
 		}
 		r = r.members[name]
 		for range arrays {
 			if r.items == nil {
-				r.items = &rule{slot: noSlot}
+				r.items = &rule{slot: noSlot, path: r.path + "[]"}
 			}
 			r = r.items
 		}
+		at = r.path
 	}
 	return r
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -91,6 +92,8 @@ func CompileFilter(msg *pb.EventFilter, field string) (*Filter, error) {
 				return nil, refuse(fmt.Sprintf("%s[%d]", x.name, i), "is empty; leave the field out to match everything")
 			case len(v) > maxFilterValue:
 				return nil, refuse(fmt.Sprintf("%s[%d]", x.name, i), fmt.Sprintf("is longer than %d bytes", maxFilterValue))
+			case !utf8.ValidString(v):
+				return nil, refuse(fmt.Sprintf("%s[%d]", x.name, i), "is not UTF-8")
 			}
 		}
 		if total += len(x.in); total > maxFilterValues {
@@ -104,15 +107,15 @@ func CompileFilter(msg *pb.EventFilter, field string) (*Filter, error) {
 			return nil, refuse(fmt.Sprintf("operations[%d]", i), "also stands in exclude_operations; remove it from one of them")
 		}
 	}
-	for _, s := range f.Message.Sources {
+	for i, s := range msg.GetSources() {
 		if !ValidSource(s) {
-			return nil, refuse("sources", "holds a name that no source can have; names are 1 to 32 characters of a-z, 0-9 and -")
+			return nil, refuse(fmt.Sprintf("sources[%d]", i), "is a name that no source can have; names are 1 to 32 characters of a-z, 0-9 and -")
 		}
 	}
 	f.Warnings = catalogueWarnings(msg, field)
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(f.Message)
 	if err != nil {
-		return nil, refuse("", "holds text that is not UTF-8")
+		return nil, &Error{Reason: pb.ErrorReason_ERROR_REASON_INVALID_FILTER, Field: field, Message: "cannot be encoded", Err: err}
 	}
 	sum := sha256.Sum256(b)
 	f.key = string(sum[:])

@@ -54,6 +54,10 @@ type Config struct {
 	// Reserve is the free disk space below which the embedded log takes nothing more; 0 = 1 GiB or 5 % of the disk,
 	// whichever is smaller.
 	Reserve int64
+	// FreeSpace asks for the free and total bytes of a folder's disk; nil = the operating system. For tests.
+	FreeSpace func(dir string) (free, total uint64, err error)
+	// DedupWindow overrides the stream's message-id window; 0 = DedupWindow. For tests.
+	DedupWindow time.Duration
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -82,6 +86,12 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Replicas = max(cfg.Replicas, 1)
+	if cfg.DedupWindow == 0 {
+		cfg.DedupWindow = DedupWindow
+	}
+	if cfg.FreeSpace == nil {
+		cfg.FreeSpace = diskSpace
+	}
 	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Registerer)}
 	defer func() {
 		if err != nil {
@@ -231,7 +241,7 @@ func (l *Log) streamConfig(have jetstream.StreamConfig) (jetstream.StreamConfig,
 	cfg.MaxBytes = maxBytes
 	cfg.MaxMsgs, cfg.MaxMsgsPerSubject, cfg.MaxConsumers = -1, -1, -1
 	cfg.MaxMsgSize = -1
-	cfg.Duplicates = DedupWindow
+	cfg.Duplicates = l.cfg.DedupWindow
 	if cfg.MaxAge > 0 {
 		cfg.Duplicates = min(cfg.Duplicates, cfg.MaxAge)
 	}
@@ -319,7 +329,7 @@ func (l *Log) embed() error {
 	if err != nil {
 		return err
 	}
-	if l.space, err = newSpaceMonitor(dir, l.cfg.Reserve, l.metrics); err != nil {
+	if l.space, err = newSpaceMonitor(dir, l.cfg.Reserve, l.cfg.FreeSpace, l.metrics); err != nil {
 		return err
 	}
 	maxBytes := l.cfg.MaxBytes
@@ -362,9 +372,15 @@ func (l *Log) embed() error {
 // serverLogger passes the embedded server's warnings and errors on.
 type serverLogger struct{ log *slog.Logger }
 
-func (s serverLogger) Noticef(f string, v ...any) { s.log.Debug("embedded log: " + fmt.Sprintf(f, v...)) }
-func (s serverLogger) Warnf(f string, v ...any)   { s.log.Warn("embedded log: " + fmt.Sprintf(f, v...)) }
-func (s serverLogger) Fatalf(f string, v ...any)  { s.log.Error("embedded log: " + fmt.Sprintf(f, v...)) }
-func (s serverLogger) Errorf(f string, v ...any)  { s.log.Error("embedded log: " + fmt.Sprintf(f, v...)) }
-func (s serverLogger) Debugf(string, ...any)      {}
-func (s serverLogger) Tracef(string, ...any)      {}
+func (s serverLogger) Noticef(f string, v ...any) {
+	s.log.Debug("embedded log: " + fmt.Sprintf(f, v...))
+}
+func (s serverLogger) Warnf(f string, v ...any) { s.log.Warn("embedded log: " + fmt.Sprintf(f, v...)) }
+func (s serverLogger) Fatalf(f string, v ...any) {
+	s.log.Error("embedded log: " + fmt.Sprintf(f, v...))
+}
+func (s serverLogger) Errorf(f string, v ...any) {
+	s.log.Error("embedded log: " + fmt.Sprintf(f, v...))
+}
+func (s serverLogger) Debugf(string, ...any) {}
+func (s serverLogger) Tracef(string, ...any) {}

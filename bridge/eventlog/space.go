@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	spaceInterval = time.Second
+	spaceInterval = 250 * time.Millisecond
 	maxReserve    = 1 << 30
 )
 
@@ -24,12 +24,12 @@ type spaceMonitor struct {
 	ended   chan struct{}
 }
 
-func newSpaceMonitor(dir string, reserve int64, m *metrics) (*spaceMonitor, error) {
+func newSpaceMonitor(dir string, reserve int64, ask func(string) (free, total uint64, err error), m *metrics) (*spaceMonitor, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the log's folder: %w", err)
 	}
 	s := &spaceMonitor{dir: dir, done: make(chan struct{}), ended: make(chan struct{})}
-	free, total, err := diskSpace(dir)
+	free, total, err := ask(dir)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the free space of %s: %w", dir, err)
 	}
@@ -45,7 +45,7 @@ func newSpaceMonitor(dir string, reserve int64, m *metrics) (*spaceMonitor, erro
 		for {
 			select {
 			case <-tick.C:
-				if free, _, err := diskSpace(dir); err == nil {
+				if free, _, err := ask(dir); err == nil {
 					s.free.Store(free)
 					m.freeBytes.Set(float64(free))
 				}
