@@ -1,0 +1,451 @@
+package live
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+const (
+	// maxBatch and maxBatchBytes bound what is taken from the ring at once. A reader that stops in the middle of a batch
+	// keeps it in memory, so it is small.
+	maxBatch      = 64
+	maxBatchBytes = 256 << 10
+	// maxLook bounds the ring's events that are compared at once, since the ring is locked meanwhile.
+	maxLook = 256
+	// drainGrace is how long a stream whose client does not read is waited for at drain.
+	drainGrace = 2 * time.Second
+)
+
+// endReason says why the hub ends a stream.
+type endReason int32
+
+const (
+	endDrain endReason = 1 + iota
+	endMaxAge
+	endRewound
+)
+
+// Subscription is one client's read: a position, and what it takes to move it on. All of it but the atomics belongs to the
+// goroutine of run.
+type Subscription struct {
+	h     *Hub
+	id    uint64
+	req   bridge.SubscribeRequest
+	log   bridge.LogID
+	start time.Time
+	to    bridge.Sender
+
+	// group and slot are guarded by the hub's lock.
+	group *group
+	slot  int
+
+	// pos is the sequence up to which everything was sent, begin where that began. head is the log's head as of the request;
+	// stop ends there.
+	pos, head uint64
+	begin     uint64
+	stop      bool
+	// notBefore leaves out events with an earlier append time; zero = none.
+	notBefore time.Time
+	// next is the index of the next entry of the ring; it means something while inRing is set.
+	next     uint64
+	inRing   bool
+	caughtUp bool
+	// bound is up to where history can be read, as far as is known.
+	bound uint64
+	batch []*entry
+
+	timer                 *time.Timer
+	timerAt               time.Time
+	heartbeatAt, maxAgeAt time.Time
+
+	// wake has a token when there is something to look at. waiting says that run waits for a match.
+	wake    chan struct{}
+	waiting atomic.Bool
+	ending  atomic.Int32
+	// sends is odd while a send is under way.
+	sends atomic.Uint64
+	sent  struct{ position, events, bytes atomic.Uint64 }
+	// handled is the append time of the last event that was sent, in nanoseconds.
+	handled atomic.Int64
+	state   atomic.Int32
+}
+
+// poke makes run look around.
+func (s *Subscription) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// end makes run end the stream after the message that is under way.
+func (s *Subscription) end(why endReason) {
+	s.ending.CompareAndSwap(0, int32(why))
+	s.poke()
+}
+
+// Run serves the subscription until it ends; see bridge.Hub. It may be called once.
+func (s *Subscription) Run(ctx context.Context, to bridge.Sender) error {
+	defer s.h.remove(s)
+	s.to = to
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// A send can block for as long as the client does not read. So the stream has a goroutine of its own, and this one
+	// watches it and can return.
+	done := make(chan error, 1)
+	go func() {
+		defer s.h.wg.Done()
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		done <- s.run(ctx)
+	}()
+	err := s.watch(done)
+	s.h.m.ended.WithLabelValues(endLabel(err)).Inc()
+	return err
+}
+
+// watch waits for the end of run, but no longer than the client may keep it waiting.
+func (s *Subscription) watch(done <-chan error) error {
+	interval := max(s.h.cfg.SendTimeout/8, time.Millisecond)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	grace := time.NewTimer(time.Hour)
+	defer grace.Stop()
+	drain := s.h.draining
+	var stuck uint64
+	var since time.Time
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-drain:
+			drain = nil
+			grace.Reset(drainGrace)
+		case <-grace.C:
+			if drain == nil && s.sends.Load()%2 == 1 {
+				return draining()
+			}
+			grace.Reset(drainGrace)
+		case now := <-ticker.C:
+			switch n := s.sends.Load(); {
+			case n%2 == 0:
+				stuck = 0
+			case n != stuck:
+				stuck, since = n, now
+			case now.Sub(since) >= s.h.cfg.SendTimeout-interval/2:
+				return &bridge.Error{
+					Reason:  pb.ErrorReason_ERROR_REASON_SLOW_CONSUMER,
+					Message: fmt.Sprintf("the client did not read for %v; resume with the cursor, and read faster", s.h.cfg.SendTimeout),
+				}
+			}
+		}
+	}
+}
+
+// run is the state machine: from history to the ring and, when overtaken, back.
+func (s *Subscription) run(ctx context.Context) error {
+	s.timer = time.NewTimer(time.Hour)
+	defer s.timer.Stop()
+	s.timer.Stop()
+	if err := s.say(s.confirmation()); err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if why := s.endsNow(); why != 0 {
+			return s.goodbye(why)
+		}
+		var done bool
+		var err error
+		if s.inRing || s.enterRing() {
+			done, err = s.follow(ctx)
+		} else {
+			done, err = s.catchUp(ctx)
+		}
+		if err != nil || done {
+			return err
+		}
+	}
+}
+
+// enterRing reports whether the ring has everything after the position.
+func (s *Subscription) enterRing() bool {
+	h := s.h
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if s.pos < h.ring.floor {
+		return false
+	}
+	s.next, s.inRing = h.ring.after(s.pos), true
+	return true
+}
+
+// look is what there is for a subscription in the ring.
+type look struct {
+	// upTo is the sequence up to which everything was looked at, once the batch is sent.
+	upTo uint64
+	// more says that there is more to look at. overtaken says that the ring has dropped something that was still needed.
+	more, overtaken bool
+}
+
+// take fills the batch from the ring. When there is nothing it arranges for a wake-up at the next match.
+func (s *Subscription) take() look {
+	h := s.h
+	s.batch = s.batch[:0]
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	r, g := &h.ring, s.group
+	out := look{upTo: s.pos}
+	bytes := int64(0)
+	// add takes an entry and reports whether there is room for another.
+	add := func(e *entry) bool {
+		if e.Sequence <= s.pos || e.AppendTime.Before(s.notBefore) {
+			return true
+		}
+		s.batch = append(s.batch, e)
+		bytes += e.size
+		return len(s.batch) < maxBatch && bytes < maxBatchBytes
+	}
+	switch {
+	case s.next >= g.complete:
+		matches := g.from(s.next)
+		if len(matches) > 0 && matches[0] < r.base {
+			out.overtaken = true
+			return out
+		}
+		for _, i := range matches {
+			e := r.at(i)
+			if s.stop && e.Sequence > s.head {
+				break
+			}
+			room := add(e)
+			s.next = i + 1
+			if out.upTo = max(out.upTo, e.Sequence); !room {
+				out.more = true
+				return out
+			}
+		}
+		s.next = r.end
+	case s.next >= r.base:
+		for n := 0; s.next < r.end; n++ {
+			e := r.at(s.next)
+			if s.stop && e.Sequence > s.head {
+				s.next = r.end
+				break
+			}
+			s.next++
+			room := !g.filter.Match(&e.Meta) || add(e)
+			if out.upTo = max(out.upTo, e.Sequence); !room || n >= maxLook {
+				out.more = true
+				return out
+			}
+		}
+	default:
+		out.overtaken = true
+		return out
+	}
+	if out.upTo = max(out.upTo, r.watermark); s.stop {
+		out.upTo = max(s.pos, min(out.upTo, s.head))
+	}
+	if len(s.batch) == 0 {
+		s.waiting.Store(true)
+	}
+	return out
+}
+
+// follow sends what the ring has, or waits for more.
+func (s *Subscription) follow(ctx context.Context) (done bool, err error) {
+	l := s.take()
+	if l.overtaken {
+		s.inRing = false
+		if !s.caughtUp {
+			return false, nil // it has not been told that it is live
+		}
+		s.caughtUp = false
+		s.state.Store(int32(bridge.SubscriptionBehind))
+		s.h.m.fellBehind.Inc()
+		watermark := s.h.Watermark()
+		return false, s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_FellBehind{FellBehind: &pb.FellBehind{
+			ServerTime: timestamppb.Now(), HeadSequence: watermark, BehindEvents: max(watermark, s.pos) - s.pos,
+		}}})
+	}
+	if len(s.batch) > 0 {
+		for i, e := range s.batch {
+			s.batch[i] = nil
+			if s.ending.Load() != 0 || ctx.Err() != nil {
+				return false, nil // run ends the stream; the position is that of what was sent
+			}
+			if err := s.send(e.Encoded, &e.shared); err != nil {
+				return false, err
+			}
+		}
+		s.h.m.events.Add(float64(len(s.batch)))
+		s.spoke()
+	}
+	s.moveTo(l.upTo)
+	switch {
+	case l.more:
+		return false, nil
+	case s.stop && s.pos >= s.head:
+		return true, s.sayCaughtUp()
+	case !s.caughtUp && !s.stop:
+		s.caughtUp = true
+		s.state.Store(int32(bridge.SubscriptionLive))
+		return false, s.sayCaughtUp()
+	case len(s.batch) > 0:
+		return false, nil // look again before waiting
+	}
+	return false, s.wait(ctx, s.wake, time.Time{})
+}
+
+func (s *Subscription) sayCaughtUp() error {
+	return s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_CaughtUp{CaughtUp: &pb.CaughtUp{
+		ServerTime: timestamppb.Now(), HeadSequence: max(s.h.Watermark(), s.pos),
+	}}})
+}
+
+// wait waits for a signal, until a time (zero = none), or for something else to do, and sends a heartbeat when it is due.
+func (s *Subscription) wait(ctx context.Context, signal <-chan struct{}, until time.Time) error {
+	due := s.heartbeatAt
+	for _, t := range []time.Time{s.maxAgeAt, until} {
+		if !t.IsZero() && t.Before(due) {
+			due = t
+		}
+	}
+	// Events put heartbeats off all the time. The timer is left as it is: when it fires too early it is set again.
+	if s.timerAt.IsZero() || due.Before(s.timerAt) {
+		s.timerAt = due
+		s.timer.Reset(time.Until(due))
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-signal:
+	case <-s.wake:
+	case <-s.timer.C:
+		s.timerAt = time.Time{}
+		if signal == s.wake { // nothing matched: everything that is there was looked at
+			if l := s.take(); l.overtaken || l.more || len(s.batch) > 0 {
+				// The batch is taken again by follow: only the position in the ring has moved.
+				s.untake()
+				return nil
+			} else if s.moveTo(l.upTo); s.stop && s.pos >= s.head {
+				return nil
+			}
+		}
+		return s.heartbeat()
+	}
+	return nil
+}
+
+// untake puts the batch back.
+func (s *Subscription) untake() { s.batch, s.inRing = s.batch[:0], false }
+
+// heartbeat sends a heartbeat when it is due.
+func (s *Subscription) heartbeat() error {
+	if time.Now().Before(s.heartbeatAt) || s.ending.Load() != 0 {
+		return nil
+	}
+	return s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_Heartbeat{Heartbeat: &pb.Heartbeat{
+		ServerTime: timestamppb.Now(), HeadSequence: max(s.h.Watermark(), s.pos),
+	}}})
+}
+
+// endsNow says whether, and why, the hub ends the stream.
+func (s *Subscription) endsNow() endReason {
+	if why := s.ending.Load(); why != 0 {
+		return endReason(why)
+	}
+	if !time.Now().Before(s.maxAgeAt) {
+		return endMaxAge
+	}
+	return 0
+}
+
+// goodbye is the last message.
+func (s *Subscription) goodbye(why endReason) error {
+	g := &pb.Goodbye{}
+	switch why {
+	case endRewound:
+		return &bridge.Error{
+			Reason:  pb.ErrorReason_ERROR_REASON_HISTORY_UNAVAILABLE,
+			Message: "the log is not the one that this stream began with; reconnect, and choose a new start if the cursor is refused",
+		}
+	case endDrain:
+		g.Reason = pb.GoodbyeReason_GOODBYE_REASON_DRAIN
+		// Spread the clients over the time that a restart takes.
+		g.RetryAfter = durationpb.New(time.Duration(500+rand.IntN(1500)) * time.Millisecond)
+	case endMaxAge:
+		g.Reason = pb.GoodbyeReason_GOODBYE_REASON_MAX_AGE
+	}
+	return s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_Goodbye{Goodbye: g}})
+}
+
+// say sends a message that is not an event, with the position.
+func (s *Subscription) say(m *pb.SubscribeResponse) error {
+	m.Cursor = bridge.Cursor{Log: s.log, Sequence: s.pos}.String()
+	s.sends.Add(1)
+	err := s.to.SendMessage(m)
+	s.sends.Add(1)
+	s.spoke()
+	return err
+}
+
+// spoke puts the next heartbeat off.
+func (s *Subscription) spoke() { s.heartbeatAt = time.Now().Add(jitter(s.req.HeartbeatInterval)) }
+
+// send sends an event and moves to it.
+func (s *Subscription) send(e *bridge.Encoded, shared *bridge.Shared) error {
+	s.sends.Add(1)
+	n, err := s.to.SendEvent(e, bridge.Cursor{Log: s.log, Sequence: e.Sequence}, shared)
+	s.sends.Add(1)
+	if err != nil {
+		return err
+	}
+	s.moveTo(e.Sequence)
+	s.sent.events.Add(1)
+	s.sent.bytes.Add(uint64(n))
+	s.handled.Store(e.AppendTime.UnixNano())
+	return nil
+}
+
+func (s *Subscription) moveTo(seq uint64) {
+	if seq > s.pos {
+		s.pos = seq
+		s.sent.position.Store(seq)
+	}
+}
+
+// info describes the subscription. The hub's lock must be held.
+func (s *Subscription) info(now time.Time) bridge.SubscriptionInfo {
+	out := bridge.SubscriptionInfo{
+		ID: s.id, ClientName: s.req.ClientName, Peer: s.req.Peer, View: s.req.View, StartTime: s.start,
+		State: bridge.SubscriptionState(s.state.Load()), Position: s.sent.position.Load(), Head: s.h.ring.watermark,
+		EventsSent: s.sent.events.Load(), BytesSent: s.sent.bytes.Load(), Filter: &pb.EventFilter{},
+	}
+	if s.req.Filter != nil {
+		out.Filter = s.req.Filter.Message
+	}
+	if out.State == bridge.SubscriptionLive && s.waiting.Load() {
+		out.Position = out.Head // it waits: nothing matches
+	}
+	if t := s.handled.Load(); t != 0 && out.Position < out.Head {
+		out.Lag = now.Sub(time.Unix(0, t))
+	}
+	return out
+}
