@@ -1,0 +1,328 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spotbridge/spotbridge/bridge"
+)
+
+const (
+	// pollEvery is how often the log is asked for its head and floor, and retention runs.
+	pollEvery = 15 * time.Second
+	// Waits after an error.
+	firstBackoff, maxBackoff = 100 * time.Millisecond, 15 * time.Second
+)
+
+// Run follows the log until ctx ends, and then returns nil: it applies every entry after the watermark, in order, and
+// hands the events to sink (which may be nil) after they were committed. Errors of the disk and of the log are tried
+// again for ever, with backoff, loudly; meanwhile Health has the cause. A file that belongs to another log, or that is
+// ahead of this one, is made anew.
+func (p *Projection) Run(ctx context.Context, log bridge.Reader, sink bridge.Sink) error {
+	backoff := firstBackoff
+	for {
+		begin := time.Now()
+		err := p.reopen(ctx)
+		if err == nil {
+			err = p.follow(ctx, log, sink)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(begin) > time.Minute {
+			backoff = firstBackoff
+		}
+		if isCorrupt(err) {
+			if err2 := p.renew(ctx, func() error { return p.setAside(err) }); err2 != nil {
+				err = err2
+			}
+		}
+		p.fail(err, "the projection does not follow the log; it tries again")
+		if !sleep(ctx, backoff) {
+			return nil
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// fail makes an error known to Health and to the log.
+func (p *Projection) fail(err error, what string) {
+	err = fmt.Errorf("projection.db: %w; %s", err, remedy(err, p.path()))
+	p.failing.Store(&err)
+	p.log.Error(what, "error", err)
+}
+
+// recovered ends what fail began.
+func (p *Projection) recovered() {
+	if e := p.failing.Swap(nil); e != nil {
+		p.log.Info("projection.db: back in order", "was", *e)
+	}
+}
+
+// sleep waits and reports whether ctx is still going on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// follow follows the log until something goes wrong.
+func (p *Projection) follow(ctx context.Context, log bridge.Reader, sink bridge.Sink) error {
+	state, err := log.State(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.bind(ctx, state); err != nil {
+		return err
+	}
+	p.head.Store(state.Head)
+	target, err := lastHeld(ctx, log, state, p.Watermark())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.attend(ctx, log, cancel)
+	}()
+	defer func() { cancel(nil); <-done }()
+
+	prog := newProgress(p.log, "projection.db", p.Watermark(), target)
+	caughtUp := func() error {
+		if p.ready.Load() || p.Watermark() < target {
+			return nil
+		}
+		// Sequences after target up to the head have no entry any more.
+		if err := p.jump(ctx, state.Head); err != nil {
+			return err
+		}
+		prog.end()
+		p.recovered()
+		p.ready.Store(true)
+		p.publish(sink, nil)
+		return nil
+	}
+	if err := caughtUp(); err != nil {
+		return err
+	}
+	err = log.Follow(ctx, p.Watermark(), bridge.FollowOptions{MaxBatch: p.cfg.BatchEntries}, func(entries []*bridge.Entry) error {
+		if err := p.consume(ctx, log, sink, entries); err != nil {
+			return err
+		}
+		prog.at(p.Watermark())
+		return caughtUp()
+	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	if err == nil {
+		err = errors.New("the log ended following without an error")
+	}
+	return err
+}
+
+// consume applies one batch, however long it takes, and publishes it.
+func (p *Projection) consume(ctx context.Context, log bridge.Reader, sink bridge.Sink, entries []*bridge.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	begin := time.Now()
+	if w := p.Watermark(); entries[0].Sequence > w+1 {
+		// Gaps are allowed; entries that expired before they were applied are not the same thing.
+		state, err := log.State(ctx)
+		if err != nil {
+			return err
+		}
+		if err := p.passed(ctx, min(state.Floor, entries[0].Sequence)); err != nil {
+			return err
+		}
+	}
+	recs := prepare(entries, p.codec)
+	backoff := firstBackoff
+	for {
+		events, err := p.apply(ctx, recs)
+		if err == nil {
+			p.recovered()
+			p.m.apply.Observe(time.Since(begin).Seconds())
+			if head := entries[len(entries)-1].Sequence; head > p.head.Load() {
+				p.head.Store(head)
+			}
+			p.m.lag.Set(float64(p.Lag()))
+			p.publish(sink, events)
+			return nil
+		}
+		p.m.writeErrors.Inc()
+		if isCorrupt(err) {
+			return err
+		}
+		p.fail(err, "the projection cannot be written; events wait in the log, and nothing is skipped")
+		if !sleep(ctx, backoff) {
+			return context.Cause(ctx)
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// publish hands on what was committed. While the file is made anew in a running process, the sink has had the events of
+// before already: it gets each once.
+func (p *Projection) publish(sink bridge.Sink, events []*bridge.Encoded) {
+	if sink == nil || p.Watermark() < p.published {
+		return
+	}
+	for len(events) > 0 && events[0].Sequence <= p.published {
+		events = events[1:]
+	}
+	p.published = p.Watermark()
+	sink.Publish(events, p.published)
+}
+
+// bind ties the file to the log: a new file takes on its identity, one of another log or ahead of this one is made anew.
+func (p *Projection) bind(ctx context.Context, state bridge.LogState) error {
+	pos := p.pos.Load()
+	cause := ""
+	switch {
+	case pos.log.IsZero():
+	case pos.log != state.ID:
+		cause = "foreign_log"
+		p.log.Warn("projection.db belongs to another log; it is deleted and rebuilt from this one", "path", p.path())
+	case pos.watermark > state.Head:
+		cause = "rewound_log"
+		p.log.Error("the log has lost its newest entries: projection.db is ahead of it; it is deleted and rebuilt from the log",
+			"path", p.path(), "watermark", pos.watermark, "head", state.Head)
+	default:
+		return p.passed(ctx, state.Floor)
+	}
+	if cause != "" {
+		if err := p.renew(ctx, func() error { return removeStore(p.path()) }); err != nil {
+			return err
+		}
+		p.m.rebuilds.WithLabelValues(cause).Inc()
+		p.published = 0
+	}
+	next := *p.pos.Load()
+	floor := max(state.Floor, 1)
+	next.log, next.begun, next.floor, next.watermark = state.ID, floor, floor, floor-1
+	if err := p.move(ctx, next, false); err != nil {
+		return err
+	}
+	p.log.Info("projection.db is new; it is built from the log", "path", p.path(), "floor", state.Floor, "head", state.Head,
+		"bytes", state.Bytes)
+	if state.Floor > 1 {
+		p.log.Warn("the log does not begin at its first entry: ordering is UNKNOWN for an entity until its first version is seen",
+			"floor", state.Floor)
+	}
+	return nil
+}
+
+// passed notes that the log's floor has passed the watermark: entries expired before they were applied, so nothing is
+// certain about the order of any entity.
+func (p *Projection) passed(ctx context.Context, floor uint64) error {
+	pos := *p.pos.Load()
+	if floor <= pos.watermark+1 {
+		return nil
+	}
+	lost := floor - 1 - pos.watermark
+	if pos.watermark+1 == pos.begun {
+		pos.floor = floor // a projection that has nothing yet loses nothing
+	} else {
+		p.m.lost.Add(float64(lost))
+		p.log.Error("entries left the log before they were applied: history has a gap, and ordering is UNKNOWN for an entity until its first version is seen; raise log.max_age or log.max_bytes",
+			"from", pos.watermark+1, "to", floor-1)
+	}
+	pos.begun, pos.watermark = floor, floor-1
+	return p.move(ctx, pos, true)
+}
+
+// jump moves the watermark over sequences that have no entry.
+func (p *Projection) jump(ctx context.Context, to uint64) error {
+	pos := *p.pos.Load()
+	if to <= pos.watermark {
+		return nil
+	}
+	pos.watermark = to
+	return p.move(ctx, pos, false)
+}
+
+// move writes a position. unprove makes the marks of all entities uncertain.
+func (p *Projection) move(ctx context.Context, pos position, unprove bool) error {
+	p.wmu.Lock()
+	defer p.wmu.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	pos.floor = max(pos.floor, p.pos.Load().floor)
+	err := p.st.tx(ctx, func() error {
+		if unprove {
+			if _, err := p.st.write.ExecContext(ctx, "UPDATE entity SET proven = 0 WHERE proven = 1"); err != nil {
+				return err
+			}
+		}
+		if _, err := p.st.write.ExecContext(ctx, "UPDATE state SET log = ?", pos.log[:]); err != nil {
+			return err
+		}
+		_, err := p.w.state.ExecContext(ctx, pos.begun, pos.floor, pos.watermark, pos.lastTS)
+		return err
+	})
+	if err == nil {
+		p.pos.Store(&pos)
+		p.m.watermark.Set(float64(pos.watermark))
+	}
+	return err
+}
+
+// attend asks the log for its state from time to time, runs retention, and stops the follower when a reader has found the
+// file damaged.
+func (p *Projection) attend(ctx context.Context, log bridge.Reader, stop context.CancelCauseFunc) {
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		if state, err := log.State(ctx); err == nil {
+			if state.Head > p.head.Load() {
+				p.head.Store(state.Head)
+			}
+			p.m.lag.Set(float64(p.Lag()))
+			if err := p.retain(ctx, state.Floor); err != nil && ctx.Err() == nil {
+				if isCorrupt(err) {
+					stop(err)
+					return
+				}
+				p.log.Error("retention of projection.db does not work; it tries again", "error", err, "remedy", remedy(err, p.path()))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-p.damaged:
+			stop(fmt.Errorf("%w: %w", errCorrupt, err))
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// lastHeldTries bounds how far lastHeld looks back.
+const lastHeldTries = 256
+
+// lastHeld returns the newest sequence up to the head that still has an entry, or after when there is none: a follower
+// that waited for a head that was deleted would wait for ever. When the last lastHeldTries sequences are all deleted it
+// returns the one before them.
+func lastHeld(ctx context.Context, log bridge.Reader, state bridge.LogState, after uint64) (uint64, error) {
+	seq := state.Head
+	for tries := 0; seq > after && seq >= state.Floor && tries < lastHeldTries; tries++ {
+		e, err := log.Get(ctx, seq)
+		if err != nil || e != nil {
+			return seq, err
+		}
+		seq--
+	}
+	if seq < state.Floor {
+		return after, nil
+	}
+	return max(seq, after), nil
+}

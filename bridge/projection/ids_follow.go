@@ -1,0 +1,325 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spotbridge/spotbridge/bridge"
+)
+
+const (
+	// idsBatch is the most ids in one transaction.
+	idsBatch = 1024
+	// idsRetainRows is how many ids one transaction of retention deletes.
+	idsRetainRows = 2000
+)
+
+// Run follows the log until ctx ends, and then returns nil: it remembers the id and body hash of every entry. Errors of
+// the disk and of the log are tried again for ever, with backoff; meanwhile Health has the cause.
+//
+// When ids.db belongs to another log, Run returns ErrForeignLog at once and changes nothing, since that would forget
+// webhooks without a word; the message has the remedy. Only when this log has never had an entry the file is moved aside
+// and a new one is begun: what another log has stored does not count as stored in this one.
+func (x *IDs) Run(ctx context.Context, log bridge.Reader) error {
+	backoff := firstBackoff
+	for {
+		begin := time.Now()
+		err := x.reopen(ctx)
+		if err == nil {
+			err = x.follow(ctx, log)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, ErrForeignLog) {
+			x.fail(err)
+			return err
+		}
+		if time.Since(begin) > time.Minute {
+			backoff = firstBackoff
+		}
+		if isCorrupt(err) {
+			if err2 := x.renew(ctx, func() error { return nil }); err2 != nil { // open moves it aside if it still is damaged
+				err = err2
+			}
+		}
+		x.fail(err)
+		if !sleep(ctx, backoff) {
+			return nil
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+func (x *IDs) fail(err error) {
+	err = fmt.Errorf("ids.db: %w; %s", err, remedy(err, x.path()))
+	x.failing.Store(&err)
+	x.log.Error("webhook ids are not followed; no webhook is accepted while they are behind", "error", err)
+}
+
+func (x *IDs) recovered() {
+	if e := x.failing.Swap(nil); e != nil {
+		x.log.Info("ids.db: back in order", "was", *e)
+	}
+}
+
+// renew opens the file anew, after clear.
+func (x *IDs) renew(ctx context.Context, clear func() error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.closed {
+		_, _ = x.insert.Close(), x.st.Close()
+		x.closed = true
+	}
+	if err := clear(); err != nil {
+		return err
+	}
+	if err := x.open(ctx); err != nil {
+		return err
+	}
+	x.closed = false
+	return nil
+}
+
+// reopen tries again what renew could not do.
+func (x *IDs) reopen(ctx context.Context) error {
+	if !x.closed {
+		return nil
+	}
+	return x.renew(ctx, func() error { return nil })
+}
+
+func (x *IDs) follow(ctx context.Context, log bridge.Reader) error {
+	state, err := log.State(ctx)
+	if err != nil {
+		return err
+	}
+	if err := x.bind(ctx, state); err != nil {
+		return err
+	}
+	target, err := lastHeld(ctx, log, state, x.Watermark())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		x.attend(ctx, cancel)
+	}()
+	defer func() { cancel(nil); <-done }()
+
+	prog := newProgress(x.log, "ids.db", x.Watermark(), target)
+	complete := false
+	caughtUp := func() error {
+		if complete || x.Watermark() < target {
+			return nil
+		}
+		// Sequences after target up to the head have no entry any more.
+		if err := x.remember(ctx, nil, state.Head); err != nil {
+			return err
+		}
+		complete = true
+		prog.end()
+		x.recovered()
+		return nil
+	}
+	if err := caughtUp(); err != nil {
+		return err
+	}
+	opts := bridge.FollowOptions{HeadersOnly: true, MaxBatch: idsBatch}
+	err = log.Follow(ctx, x.Watermark(), opts, func(entries []*bridge.Entry) error {
+		if w := x.Watermark(); len(entries) > 0 && entries[0].Sequence > w+1 {
+			// Gaps are allowed; entries that expired before they were remembered are not the same thing.
+			state, err := log.State(ctx)
+			if err != nil {
+				return err
+			}
+			x.passed(min(state.Floor, entries[0].Sequence))
+		}
+		backoff := firstBackoff
+		for {
+			err := x.remember(ctx, entries, 0)
+			if err == nil {
+				x.recovered()
+				prog.at(x.Watermark())
+				return caughtUp()
+			}
+			x.m.writeErrors.Inc()
+			if isCorrupt(err) {
+				return err
+			}
+			x.fail(err)
+			if !sleep(ctx, backoff) {
+				return context.Cause(ctx)
+			}
+			backoff = min(2*backoff, maxBackoff)
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	if err == nil {
+		err = errors.New("the log ended following without an error")
+	}
+	return err
+}
+
+// bind ties the file to the log.
+func (x *IDs) bind(ctx context.Context, state bridge.LogState) error {
+	pos := x.pos.Load()
+	switch {
+	case pos.log.IsZero():
+		if state.Floor > 1 && state.Head >= state.Floor {
+			x.log.Warn("ids.db is new; webhooks whose entries are below the log's floor are not known: a very late re-send of one would be stored again",
+				"floor", state.Floor)
+		}
+		return x.begin(ctx, state)
+	case pos.log != state.ID && state.Head == 0:
+		var to string
+		if err := x.renew(ctx, func() (err error) {
+			to, err = moveAside(x.path(), "foreign", x.cfg.Now())
+			return err
+		}); err != nil {
+			return err
+		}
+		x.log.Warn("the log is new: ids.db, which belongs to another log, was moved aside and begins anew; a re-send of a webhook that the other log has is stored here", "moved_to", to)
+		return x.begin(ctx, state)
+	case pos.log != state.ID:
+		return fmt.Errorf("%w: %s remembers the webhooks of log %x, and this log is %x. If this log is the right one, stop the service and move the file away: "+
+			"it is rebuilt from the log, and what is below the log's floor is forgotten. If not, correct log.url or data_dir", ErrForeignLog, x.path(), pos.log, state.ID)
+	case pos.watermark > state.Head:
+		// What the log has lost was not stored, so a re-send of it must not count as a duplicate.
+		x.log.Error("the log has lost its newest entries: their webhook ids are forgotten, so that re-sends are stored", "watermark", pos.watermark, "head", state.Head)
+		return x.rewind(ctx, state.Head)
+	}
+	x.passed(state.Floor)
+	return nil
+}
+
+// passed says that the log's floor has passed the watermark: entries expired before their ids were remembered.
+func (x *IDs) passed(floor uint64) {
+	if w := x.Watermark(); floor > w+1 {
+		x.m.lost.Add(float64(floor - 1 - w))
+		x.log.Error("entries left the log before their webhook ids were remembered: a late re-send of one would be stored again; raise log.max_age or log.max_bytes",
+			"from", w+1, "to", floor-1)
+	}
+}
+
+func (x *IDs) begin(ctx context.Context, state bridge.LogState) error {
+	next := idPosition{log: state.ID, watermark: max(state.Floor, 1) - 1}
+	return x.write(ctx, &next, func(context.Context) error { return nil })
+}
+
+func (x *IDs) rewind(ctx context.Context, head uint64) error {
+	next := *x.pos.Load()
+	next.watermark = head
+	return x.write(ctx, &next, func(ctx context.Context) error {
+		_, err := x.st.write.ExecContext(ctx, "DELETE FROM ids WHERE seq > ?", head)
+		return err
+	})
+}
+
+// remember writes ids and moves the watermark, in one transaction. Entries that were remembered before are left out. jump
+// moves the watermark on to a sequence, over ones that have no entry.
+func (x *IDs) remember(ctx context.Context, entries []*bridge.Entry, jump uint64) error {
+	next := *x.pos.Load()
+	if len(entries) == 0 && jump <= next.watermark {
+		return nil
+	}
+	return x.write(ctx, &next, func(ctx context.Context) error {
+		for _, e := range entries {
+			if e.Sequence <= next.watermark {
+				continue
+			}
+			next.watermark = e.Sequence
+			next.lastTS = max(next.lastTS, nanos(e.AppendTime))
+			var kind int
+			switch e.Kind {
+			case bridge.EntryEvent:
+				kind = idEvent
+			case bridge.EntryQuarantine:
+				kind = idQuarantine
+			default:
+				continue
+			}
+			if _, err := x.insert.ExecContext(ctx, e.Sequence, idHash(e.EventID), kind, e.BodyHash[:], next.lastTS); err != nil {
+				return fmt.Errorf("entry %d: %w", e.Sequence, err)
+			}
+		}
+		next.watermark = max(next.watermark, jump)
+		return nil
+	})
+}
+
+// write runs f in a write transaction and writes the position that holds after it.
+func (x *IDs) write(ctx context.Context, next *idPosition, f func(ctx context.Context) error) error {
+	x.wmu.Lock()
+	defer x.wmu.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	err := x.st.tx(ctx, func() error {
+		if err := f(ctx); err != nil {
+			return err
+		}
+		_, err := x.st.write.ExecContext(ctx, "UPDATE state SET log = ?, watermark = ?, last_ts = ?", next.log[:], next.watermark, next.lastTS)
+		return err
+	})
+	if err == nil {
+		x.pos.Store(next)
+		x.show(next.watermark)
+	}
+	return err
+}
+
+// attend runs retention from time to time.
+func (x *IDs) attend(ctx context.Context, stop context.CancelCauseFunc) {
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		if err := x.retain(ctx); err != nil && ctx.Err() == nil {
+			if isCorrupt(err) {
+				stop(err)
+				return
+			}
+			x.log.Error("retention of ids.db does not work; it tries again", "error", err, "remedy", remedy(err, x.path()))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// retain forgets ids that are older than IDsMaxAge, oldest first and in small transactions.
+func (x *IDs) retain(ctx context.Context) error {
+	if x.cfg.IDsMaxAge <= 0 {
+		return nil
+	}
+	before := nanos(x.cfg.Now().Add(-x.cfg.IDsMaxAge))
+	for ctx.Err() == nil {
+		n, err := x.retainStep(ctx, before)
+		if err != nil || n < idsRetainRows {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (x *IDs) retainStep(ctx context.Context, before int64) (n int64, err error) {
+	x.wmu.Lock()
+	defer x.wmu.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	err = x.st.tx(ctx, func() error {
+		// Times do not fall along seq: the rows that are too old are the first ones.
+		res, err := x.st.write.ExecContext(ctx, "DELETE FROM ids WHERE seq IN (SELECT seq FROM (SELECT seq, ts FROM ids ORDER BY seq LIMIT ?) WHERE ts < ?)", idsRetainRows, before)
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return n, err
+}

@@ -1,0 +1,123 @@
+package projection
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"github.com/spotbridge/spotbridge/bridge"
+)
+
+// loadColumns are what an event is made of. Without bodies the table of bodies is not touched.
+func loadColumns(bodies bool) string {
+	if bodies {
+		return "w.seq, w.size, w.e, (SELECT z FROM body b WHERE b.seq = w.seq)"
+	}
+	return "w.seq, w.size, w.e"
+}
+
+func direction(desc bool) string {
+	if desc {
+		return "DESC"
+	}
+	return "ASC"
+}
+
+// loadRange reads the events of a range of sequences, at most limit, until maxBytes are reached (0 = no limit; at least
+// one). more says that there are others behind them.
+func (p *Projection) loadRange(ctx context.Context, st *store, lo, hi uint64, desc, bodies bool, limit, maxBytes int) (events []*bridge.Encoded, more bool, err error) {
+	rows, err := st.rows(ctx, "SELECT "+loadColumns(bodies)+" FROM wide w WHERE w.seq BETWEEN ? AND ? ORDER BY w.seq "+direction(desc)+" LIMIT ?",
+		lo, hi, limit+1)
+	if err != nil {
+		return nil, false, err
+	}
+	events, _, more, err = p.collect(rows, bodies, true, limit, maxBytes)
+	return events, more, err
+}
+
+// loadSteps are the numbers of parameters of loadSeqs: few texts, so that they stay prepared.
+var loadSteps = []int{1, 8, 64, 256, 1024}
+
+// loadSeqs reads the events with the given sequences, which are in the order that is asked for. Those that are gone are
+// left out. It stops when maxBytes are reached (0 = no limit), after at least one.
+func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, desc, bodies bool, maxBytes int) ([]*bridge.Encoded, error) {
+	var out []*bridge.Encoded
+	for len(seqs) > 0 {
+		part := seqs[:min(len(seqs), loadSteps[len(loadSteps)-1])]
+		seqs = seqs[len(part):]
+		n := 0
+		for _, n = range loadSteps {
+			if n >= len(part) {
+				break
+			}
+		}
+		args := make([]any, n)
+		for i := range args {
+			args[i] = part[min(i, len(part)-1)] // repeats do no harm
+		}
+		rows, err := st.rows(ctx, "SELECT "+loadColumns(bodies)+" FROM wide w WHERE w.seq IN (?"+strings.Repeat(",?", n-1)+") ORDER BY w.seq "+direction(desc), args...)
+		if err != nil {
+			return nil, err
+		}
+		events, bytes, more, err := p.collect(rows, bodies, len(out) == 0, len(part), maxBytes)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, events...)
+		if maxBytes > 0 {
+			if maxBytes -= bytes; more || maxBytes <= 0 {
+				break
+			}
+		}
+	}
+	return out, nil
+}
+
+// collect makes events of rows and closes them. It ends before maxBytes would be exceeded (0 = no limit); first says that
+// an event is returned even so.
+func (p *Projection) collect(rows *sql.Rows, bodies, first bool, limit, maxBytes int) (events []*bridge.Encoded, bytes int, more bool, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		if len(events) == limit {
+			return events, bytes, true, nil
+		}
+		var seq uint64
+		var size int
+		var e []byte
+		var z sql.RawBytes
+		dst := []any{&seq, &size, &e}
+		if bodies {
+			dst = append(dst, &z)
+		}
+		if err := rows.Scan(dst...); err != nil {
+			return nil, 0, false, err
+		}
+		need := len(e)
+		if bodies {
+			need += size
+		}
+		if maxBytes > 0 && bytes+need > maxBytes && (len(events) > 0 || !first) {
+			return events, bytes, true, nil
+		}
+		bytes += need
+		if len(e) == 0 {
+			return nil, 0, false, fmt.Errorf("%w: event %d has no envelope", errCorrupt, seq)
+		}
+		meta, err := metaOf(e)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		var body []byte
+		if bodies {
+			if body, err = p.codec.unpack(z, size); err != nil {
+				return nil, 0, false, fmt.Errorf("event %d: %w", seq, err)
+			}
+			if z[0] == storedRaw {
+				body = append([]byte{}, body...) // z belongs to the row
+			}
+		}
+		events = append(events, bridge.NewEncoded(meta, e, body, size, p.cfg.Converter))
+	}
+	return events, bytes, false, rows.Err()
+}
