@@ -1,0 +1,172 @@
+package payload
+
+import (
+	"math"
+	"strconv"
+)
+
+// number is a JSON number as ±mant × 10^exp. exact says that mant holds all digits; if not, only the text counts.
+type number struct {
+	mant  uint64
+	exp   int
+	neg   bool
+	exact bool
+}
+
+// maxExponent is where exponents stop to matter: whatever the digits, the value is 0 or out of every range.
+const maxExponent = 100_000_000
+
+// scanNumber reads a number.
+func scanNumber(b []byte, i int) (int, number) {
+	n := number{exact: true}
+	if at(b, i) == '-' {
+		n.neg = true
+		i++
+	}
+	start := i
+	for ; uint(i) < uint(len(b)) && b[i]-'0' <= 9; i++ {
+		n.mant = n.mant*10 + uint64(b[i]-'0')
+	}
+	digits := i - start
+	if digits == 0 || digits > 1 && b[start] == '0' {
+		return bad, n
+	}
+	if at(b, i) == '.' {
+		i++
+		start = i
+		for ; uint(i) < uint(len(b)) && b[i]-'0' <= 9; i++ {
+			n.mant = n.mant*10 + uint64(b[i]-'0')
+		}
+		if i == start {
+			return bad, n
+		}
+		digits += i - start
+		n.exp = start - i
+	}
+	if c := at(b, i); c == 'e' || c == 'E' {
+		i++
+		sign := 1
+		switch at(b, i) {
+		case '-':
+			sign = -1
+			i++
+		case '+':
+			i++
+		}
+		start, e := i, 0
+		for ; uint(i) < uint(len(b)) && b[i]-'0' <= 9; i++ {
+			if e < maxExponent {
+				e = e*10 + int(b[i]-'0')
+			}
+		}
+		if i == start {
+			return bad, n
+		}
+		n.exp += sign * e
+	}
+	n.exact = digits <= 19 // 10^19 is less than 2^64
+	return i, n
+}
+
+var pow10 = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22}
+
+// double returns the nearest double; text is the number as sent. It is false when the number is too large for one.
+func (n number) double(text []byte) (float64, bool) {
+	if n.exact && n.mant < 1<<53 && -22 <= n.exp && n.exp <= 22 {
+		// Both operands are exact, so that one rounding gives the nearest double.
+		f := float64(n.mant)
+		if n.exp < 0 {
+			f /= pow10[-n.exp]
+		} else {
+			f *= pow10[n.exp]
+		}
+		if n.neg {
+			f = -f
+		}
+		return f, true
+	}
+	f, err := strconv.ParseFloat(string(text), 64)
+	return f, err == nil
+}
+
+// integer returns the value if it is a whole number in the range of int64, however it is written (5, 5.0, 0.5e1).
+func (n number) integer(text []byte) (int64, bool) {
+	if !n.exact {
+		return wideInteger(text)
+	}
+	m := n.mant
+	if m == 0 {
+		return 0, true
+	}
+	if n.exp < -19 || n.exp > 18 {
+		return 0, false // beyond the range, or a fraction: mant has at most 19 digits
+	}
+	for e := n.exp; e < 0; e++ {
+		if m%10 != 0 {
+			return 0, false
+		}
+		m /= 10
+	}
+	for e := n.exp; e > 0; e-- {
+		if m > math.MaxInt64/10+1 {
+			return 0, false
+		}
+		m *= 10
+	}
+	switch {
+	case n.neg && m <= 1<<63:
+		return -int64(m), true
+	case !n.neg && m <= math.MaxInt64:
+		return int64(m), true
+	}
+	return 0, false
+}
+
+// wideInteger is integer for numbers with more than 19 digits, for example 5.00000000000000000000.
+func wideInteger(text []byte) (int64, bool) {
+	// Take the digits apart again, without the zeros at both ends.
+	var digits []byte
+	exp, seenDot, neg := 0, false, false
+	for i, c := range text {
+		switch {
+		case c == '-':
+			neg = true
+		case c == '.':
+			seenDot = true
+		case c == 'e' || c == 'E':
+			e, err := strconv.Atoi(string(text[i+1:]))
+			if err != nil || e > maxExponent || e < -maxExponent {
+				e = maxExponent // a number with that many digits that is whole and in range is not worth the trouble
+			}
+			exp += e
+		default:
+			if len(digits) > 0 || c != '0' {
+				digits = append(digits, c)
+			}
+			if seenDot {
+				exp--
+			}
+		}
+		if c == 'e' || c == 'E' {
+			break
+		}
+	}
+	for len(digits) > 0 && digits[len(digits)-1] == '0' {
+		digits, exp = digits[:len(digits)-1], exp+1
+	}
+	if len(digits) == 0 {
+		return 0, true
+	}
+	if exp < 0 || len(digits)+exp > 19 {
+		return 0, false
+	}
+	s := string(digits)
+	if neg {
+		s = "-" + s
+	}
+	for range exp {
+		s += "0"
+	}
+	v, err := strconv.ParseInt(s, 10, 64)
+	return v, err == nil
+}
