@@ -1,0 +1,63 @@
+package server
+
+import (
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // the codec below falls back to it
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+// frame is a message in wire form. Its bytes are shared by all streams that send it, and nobody frees them.
+type frame struct {
+	parts mem.BufferSlice
+	size  int
+}
+
+const (
+	// responseOverhead is more than what a SubscribeResponse needs around an event: a cursor of 39 bytes, two tags, two
+	// lengths.
+	responseOverhead = 64
+	// joinBelow is the size up to which a frame is copied into one piece: many small pieces cost more than the copy, which
+	// is made once for all.
+	joinBelow = 4 << 10
+)
+
+// newFrame returns the SubscribeResponse of an event.
+func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *frame {
+	var array [5][]byte
+	parts, size := eventParts(array[:1], e, view, limit-responseOverhead)
+	head := protowire.AppendTag(make([]byte, 0, responseOverhead), 1, protowire.BytesType)
+	head = protowire.AppendString(head, cursor.String())
+	head = protowire.AppendTag(head, 3, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(size))
+	parts[0] = head
+	f := &frame{size: len(head) + size}
+	if f.size <= joinBelow {
+		one := make([]byte, 0, f.size)
+		for _, p := range parts {
+			one = append(one, p...)
+		}
+		f.parts = mem.BufferSlice{mem.SliceBuffer(one)}
+		return f
+	}
+	for _, p := range parts {
+		f.parts = append(f.parts, mem.SliceBuffer(p))
+	}
+	return f
+}
+
+// codec passes frames through and leaves everything else to protobuf.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
+
+// Marshal returns the wire form of a message.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if f, ok := v.(*frame); ok {
+		return f.parts, nil
+	}
+	return c.CodecV2.Marshal(v)
+}

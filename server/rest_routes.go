@@ -1,0 +1,135 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+)
+
+// routeKind says who serves a route.
+type routeKind uint8
+
+const (
+	unaryRoute routeKind = iota // the gateway
+	streamRoute
+	eventBodyRoute
+	deliveryBodyRoute
+)
+
+// route is an RPC's place in REST.
+type route struct {
+	method string
+	path   string
+	rpc    protoreflect.FullName
+	kind   routeKind
+	// body says that the request is the body.
+	body bool
+
+	segments []string
+	input    protoreflect.MessageType
+	params   map[string]param
+	names    []string // of params, as they are shown
+}
+
+// newRoutes returns the routes: proto/http.yaml, which a test compares. The generated gateway has them too, but tells
+// nobody.
+func newRoutes() ([]*route, error) {
+	routes := []*route{
+		{method: http.MethodGet, path: "/v1/events:subscribe", rpc: "spotbridge.v1.SubscriptionService.Subscribe", kind: streamRoute},
+		{method: http.MethodGet, path: "/v1/events/{event_id}", rpc: "spotbridge.v1.EventService.GetEvent"},
+		{method: http.MethodGet, path: "/v1/events/{event_id}/body", rpc: "spotbridge.v1.EventService.GetEventBody", kind: eventBodyRoute},
+		{method: http.MethodGet, path: "/v1/events", rpc: "spotbridge.v1.EventService.ListEvents"},
+		{method: http.MethodGet, path: "/v1/events:count", rpc: "spotbridge.v1.EventService.CountEvents"},
+		{method: http.MethodGet, path: "/v1/deliveries", rpc: "spotbridge.v1.DeliveryService.ListDeliveries"},
+		{method: http.MethodGet, path: "/v1/deliveries/{delivery_id}", rpc: "spotbridge.v1.DeliveryService.GetDelivery"},
+		{method: http.MethodGet, path: "/v1/deliveries/{delivery_id}/body", rpc: "spotbridge.v1.DeliveryService.GetDeliveryBody", kind: deliveryBodyRoute},
+		{method: http.MethodPost, path: "/v1/deliveries:reprocess", rpc: "spotbridge.v1.DeliveryService.ReprocessDeliveries", body: true},
+		{method: http.MethodGet, path: "/v1/eventTypes", rpc: "spotbridge.v1.CatalogService.ListEventTypes"},
+	}
+	for _, rt := range routes {
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(rt.rpc)
+		if err != nil {
+			return nil, fmt.Errorf("route %s: %w", rt.path, err)
+		}
+		m, ok := d.(protoreflect.MethodDescriptor)
+		if !ok {
+			return nil, fmt.Errorf("route %s: %s is no RPC", rt.path, rt.rpc)
+		}
+		if rt.input, err = protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName()); err != nil {
+			return nil, fmt.Errorf("route %s: %w", rt.path, err)
+		}
+		rt.segments = strings.Split(rt.path[1:], "/")
+		if err := rt.findParams(); err != nil {
+			return nil, fmt.Errorf("route %s: %w", rt.path, err)
+		}
+	}
+	return routes, nil
+}
+
+// variable returns the name of a path segment that is a variable.
+func variable(segment string) (string, bool) {
+	name, ok := strings.CutPrefix(segment, "{")
+	return strings.TrimSuffix(name, "}"), ok
+}
+
+// match returns the values of the path's variables.
+func (rt *route) match(segments []string) (map[string]string, bool) {
+	if len(segments) != len(rt.segments) {
+		return nil, false
+	}
+	var params map[string]string
+	for i, want := range rt.segments {
+		name, isVar := variable(want)
+		if !isVar {
+			if segments[i] != want {
+				return nil, false
+			}
+			continue
+		}
+		value, err := url.PathUnescape(segments[i])
+		if err != nil || value == "" || !utf8.ValidString(value) {
+			return nil, false
+		}
+		if params == nil {
+			params = map[string]string{}
+		}
+		params[name] = value
+	}
+	return params, true
+}
+
+// find returns the route of a request with the variables of its path, or the methods that the path has.
+func (h *rest) find(r *http.Request) (rt *route, params map[string]string, allow []string) {
+	path, ok := strings.CutPrefix(r.URL.EscapedPath(), "/")
+	if !ok {
+		return nil, nil, nil
+	}
+	segments := strings.Split(path, "/")
+	for _, rt := range h.routes {
+		params, ok := rt.match(segments)
+		if !ok {
+			continue
+		}
+		// The server leaves the body of an answer to HEAD out by itself.
+		head := rt.method == http.MethodGet && rt.kind == unaryRoute
+		if r.Method == rt.method || head && r.Method == http.MethodHead {
+			return rt, params, nil
+		}
+		allow = append(allow, rt.method)
+		if head {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	slices.Sort(allow)
+	return nil, nil, slices.Compact(allow)
+}
+
+// message returns a new request message.
+func (rt *route) message() proto.Message { return rt.input.New().Interface() }

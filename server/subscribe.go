@@ -1,0 +1,96 @@
+package server
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+const (
+	minHeartbeat     = 5 * time.Second
+	maxHeartbeat     = 60 * time.Second
+	defaultHeartbeat = 15 * time.Second
+	maxClientName    = 128
+)
+
+// Subscribe implements SubscriptionService.
+func (s *service) Subscribe(req *pb.SubscribeRequest, stream grpc.ServerStreamingServer[pb.SubscribeResponse]) error {
+	ctx := stream.Context()
+	r, err := subscribeRequest(req)
+	if err != nil {
+		return err
+	}
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	r.Peer = peerOf(ctx)
+	return s.cfg.Hub.Subscribe(ctx, r, &sender{stream: stream, view: r.View, limit: r.MaxMessageBytes})
+}
+
+// subscribeRequest checks a request and fills in the defaults.
+func subscribeRequest(req *pb.SubscribeRequest) (r bridge.SubscribeRequest, err error) {
+	r = bridge.SubscribeRequest{
+		Start: req.GetStart(), AfterCursor: req.GetAfterCursor(), StopAtHead: req.GetStopAtHead(), HeartbeatInterval: defaultHeartbeat,
+		MaxMessageBytes: defaultMessageBytes, ClientName: req.GetClientName(),
+	}
+	if r.Filter, err = bridge.CompileFilter(req.GetFilter(), "filter"); err != nil {
+		return r, err
+	}
+	if !known(pb.Start_name, r.Start) {
+		return r, bridge.InvalidField("start", "is not a start; use LATEST or EARLIEST")
+	}
+	starts := []string{}
+	if r.Start != pb.Start_START_UNSPECIFIED {
+		starts = append(starts, "start")
+	}
+	if r.AfterCursor != "" {
+		starts = append(starts, "after_cursor")
+	}
+	if req.GetFromTime() != nil {
+		starts = append(starts, "from_time")
+	}
+	if len(starts) > 1 {
+		return r, bridge.InvalidField(starts[1], "cannot be given together with "+starts[0]+"; choose one place to start")
+	}
+	if r.FromTime, err = checkTime("from_time", req.GetFromTime()); err != nil {
+		return r, err
+	}
+	if r.View, err = checkView(req.GetView()); err != nil {
+		return r, err
+	}
+	if d := req.GetHeartbeatInterval(); d != nil {
+		if r.HeartbeatInterval = d.AsDuration(); d.CheckValid() != nil || r.HeartbeatInterval < minHeartbeat || r.HeartbeatInterval > maxHeartbeat {
+			return r, bridge.InvalidField("heartbeat_interval", "must be 5s to 60s; leave it out for 15s")
+		}
+	}
+	if len(r.ClientName) > maxClientName {
+		return r, bridge.InvalidField("client_name", fmt.Sprintf("is longer than %d bytes", maxClientName))
+	}
+	if n := req.GetMaxMessageBytes(); n != 0 {
+		if n < minMessageBytes || n > maxMessageBytes {
+			return r, bridge.InvalidField("max_message_bytes", fmt.Sprintf("must be %d to %d; leave it out for %d", minMessageBytes, maxMessageBytes, defaultMessageBytes))
+		}
+		r.MaxMessageBytes = int(n)
+	}
+	return r, nil
+}
+
+// sender writes one subscription's messages to its stream.
+type sender struct {
+	stream grpc.ServerStream
+	view   pb.EventView
+	limit  int
+}
+
+// SendEvent implements bridge.Sender. The bytes are made once for all streams with the same view and limit.
+func (s *sender) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, shared *bridge.Shared) (int, error) {
+	f, _ := shared.Get(s.view, s.limit, func() any { return newFrame(e, cursor, s.view, s.limit) }).(*frame)
+	return f.size, s.stream.SendMsg(f)
+}
+
+// SendMessage implements bridge.Sender.
+func (s *sender) SendMessage(m *pb.SubscribeResponse) error { return s.stream.SendMsg(m) }
