@@ -124,7 +124,9 @@ func (p *process) kill(t testing.TB) {
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done
+	if err := <-p.done; err == nil {
+		t.Fatal("a killed process ended well")
+	}
 }
 
 func dial(t testing.TB, addr string) *grpc.ClientConn {
@@ -317,7 +319,9 @@ func TestNothingIsLostWhenTheProcessIsKilled(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done
+	if err := <-p.done; err != nil {
+		t.Fatalf("exit: %v\n%s", err, p.log)
+	}
 	l := bridgetest.OpenLog(t, filepath.Join(dir, "data", "log"))
 	defer l.Close()
 	st, err := l.State(t.Context())

@@ -136,12 +136,21 @@ func Keys() []Key {
 			text, _ := yaml.Marshal(f.Interface())
 			keys = append(keys, Key{
 				Path: path, Env: EnvPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_")),
-				Flag: strings.NewReplacer(".", "-", "_", "-").Replace(path), Default: strings.TrimSpace(string(text)),
+				Flag: strings.NewReplacer(".", "-", "_", "-").Replace(path), Default: plainYAML(string(text)),
 			})
 		}
 	}
 	walk("", reflect.ValueOf(def))
 	return keys
+}
+
+// plainYAML leaves the quotes of a non-empty scalar out.
+func plainYAML(text string) string {
+	text = strings.TrimSpace(text)
+	if len(text) > 2 && text[0] == '"' {
+		return strings.Trim(text, `"`)
+	}
+	return text
 }
 
 // Load reads the configuration: defaults, then the file (path may be empty), then the environment, then flags, which are

@@ -90,6 +90,11 @@ type FollowOptions struct {
 	HeadersOnly bool
 	// MaxBatch is the largest number of entries handed over at once; 0 = 256.
 	MaxBatch int
+	// Linger is the shortest time between two batches that are not full: under load entries gather, so that what a batch
+	// costs is shared. An entry that comes later than that after the last batch does not wait.
+	Linger time.Duration
+	// LoadedLinger is the same after a batch of several entries, when there is load; 0 = Linger.
+	LoadedLinger time.Duration
 }
 
 // Reader reads the log.

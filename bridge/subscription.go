@@ -93,11 +93,11 @@ type sharedVariant struct {
 	depth int
 }
 
-// Get returns what was made for this view and limit, or makes it. make may be called more than once, at the same time; one
+// Get returns what was made for this view and limit, or builds it. build may be called more than once, at the same time; one
 // of its results is kept.
-func (s *Shared) Get(view pb.EventView, limit int, make func() any) any {
+func (s *Shared) Get(view pb.EventView, limit int, build func() any) any {
 	if s == nil {
-		return make()
+		return build()
 	}
 	find := func(head *sharedVariant) *sharedVariant {
 		for v := head; v != nil; v = v.next {
@@ -111,7 +111,7 @@ func (s *Shared) Get(view pb.EventView, limit int, make func() any) any {
 	if v := find(head); v != nil {
 		return v.value
 	}
-	fresh := &sharedVariant{view: view, limit: limit, value: make(), depth: 1}
+	fresh := &sharedVariant{view: view, limit: limit, value: build(), depth: 1}
 	for {
 		head = s.first.Load()
 		if v := find(head); v != nil {

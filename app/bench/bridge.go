@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -54,7 +55,9 @@ func startBridge(ctx context.Context, dir string) (*bridgeProcess, error) {
 	return &bridgeProcess{App: a, door: a.WebhookAddr(), conn: conn, stop: func() {
 		conn.Close()
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the bridge:", err)
+		}
 	}}, nil
 }
 

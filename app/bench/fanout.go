@@ -152,7 +152,7 @@ func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
 		return sample{}, err
 	}
 	go func() { _ = srv.GRPC().Serve(l) }()
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	hub.Publish(nil, 0)
 	r := receive(ctx, l.Addr().String(), subs, size)
 	defer r.wg.Wait()

@@ -76,7 +76,7 @@ func (b *bench) history(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	log := &synthetic{n: b.events, id: bridge.LogID{1}, base: time.Now().Add(-time.Duration(b.events) * time.Second)}
 	run, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
@@ -91,7 +91,9 @@ func (b *bench) history(ctx context.Context) error {
 		}
 	}
 	cancel()
-	<-done
+	if err := <-done; err != nil {
+		return err
+	}
 	built := time.Since(start)
 	b.add(row{fmt.Sprintf("projection of %d small events built", b.events), fmt.Sprintf("%v, %.0f/s", built.Round(time.Millisecond), float64(b.events)/built.Seconds()), "", "", ""})
 

@@ -165,7 +165,7 @@ func postOne(c net.Conn, r *bufio.Reader, path, id string, body []byte) error {
 
 func sign(id, ts string, body []byte) string {
 	h := hmac.New(sha256.New, benchKey)
-	io.WriteString(h, id+"."+ts+".")
+	h.Write([]byte(id + "." + ts + "."))
 	h.Write(body)
 	return base64.StdEncoding.EncodeToString(h.Sum(nil))
 }
@@ -232,8 +232,10 @@ func (b *bench) groupCommit(callers int, body []byte) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}()
 	queue := make(chan chan error, callers)
 	go func() {
 		for first := range queue {

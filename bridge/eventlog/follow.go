@@ -17,6 +17,7 @@ const (
 	followBytes    = 8 << 20  // bodies in one batch, unless a single body is larger
 	pullMessages   = 512      // asked for ahead
 	pullBytes      = 16 << 20 // likewise, in bytes
+	loadedBatch    = 4        // entries in one batch that mean load
 	followRetryMin = 100 * time.Millisecond
 	followRetryMax = 5 * time.Second
 )
@@ -94,10 +95,16 @@ func (l *Log) follow(ctx context.Context, after uint64, opts bridge.FollowOption
 	defer it.Stop()
 	defer q.close(nil)
 	defer stop()
+	var last time.Time
+	linger := opts.Linger
 	for {
-		batch, err := q.take(opts.MaxBatch)
+		batch, err := q.take(opts.MaxBatch, last.Add(linger))
 		if err != nil {
 			return after, err
+		}
+		last, linger = time.Now(), opts.Linger
+		if len(batch) >= loadedBatch {
+			linger = max(linger, opts.LoadedLinger)
 		}
 		for _, e := range batch {
 			if e.Sequence <= after {
@@ -118,6 +125,7 @@ type entryQueue struct {
 	changed sync.Cond
 	entries []*bridge.Entry
 	bytes   int
+	full    bool // a put waits for room
 	err     error
 	closed  bool
 }
@@ -132,8 +140,11 @@ func (q *entryQueue) put(e *bridge.Entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for !q.closed && len(q.entries) > 0 && (q.bytes+len(e.Body) > followBytes || len(q.entries) >= 4096) {
+		q.full = true // a take that gathers must not wait for what cannot come
+		q.changed.Broadcast()
 		q.changed.Wait()
 	}
+	q.full = false
 	if q.closed {
 		return false
 	}
@@ -142,12 +153,25 @@ func (q *entryQueue) put(e *bridge.Entry) bool {
 	return true
 }
 
-// take waits for entries. What is queued is handed out before an error is.
-func (q *entryQueue) take(limit int) ([]*bridge.Entry, error) {
+// take waits for entries, and until the given time for a full batch. What is queued is handed out before an error is.
+func (q *entryQueue) take(limit int, gather time.Time) ([]*bridge.Entry, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.entries) == 0 && !q.closed {
 		q.changed.Wait()
+	}
+	if d := time.Until(gather); d > 0 && len(q.entries) < limit && !q.full && !q.closed {
+		over := false
+		t := time.AfterFunc(d, func() {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			over = true
+			q.changed.Broadcast()
+		})
+		for !over && len(q.entries) < limit && !q.full && !q.closed {
+			q.changed.Wait()
+		}
+		t.Stop()
 	}
 	if len(q.entries) == 0 {
 		return nil, q.err

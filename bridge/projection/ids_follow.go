@@ -12,6 +12,8 @@ import (
 const (
 	// idsBatch is the most ids in one transaction.
 	idsBatch = 1024
+	// idsLinger is long, since nobody waits: the door remembers by itself what is not here yet.
+	idsLinger = 100 * time.Millisecond
 	// idsRetainRows is how many ids one transaction of retention deletes.
 	idsRetainRows = 2000
 )
@@ -19,9 +21,10 @@ const (
 // Run follows the log until ctx ends, and then returns nil: it remembers the id and body hash of every entry. Errors of
 // the disk and of the log are tried again for ever, with backoff; meanwhile Health has the cause.
 //
-// When ids.db belongs to another log, Run returns ErrForeignLog at once and changes nothing, since that would forget
-// webhooks without a word; the message has the remedy. Only when this log has never had an entry the file is moved aside
-// and a new one is begun: what another log has stored does not count as stored in this one.
+// When ids.db belongs to another log, what it remembers does not count: another log's webhooks are not stored in this one.
+// If this log still has its first entry, all its ids can be read from it, so the file is moved aside, loudly, and a new one
+// is begun. If not, Run returns ErrForeignLog at once and changes nothing, since webhooks below the floor would be
+// forgotten without a word; the message has the remedy.
 func (x *IDs) Run(ctx context.Context, log bridge.Reader) error {
 	backoff := firstBackoff
 	for {
@@ -129,7 +132,7 @@ func (x *IDs) follow(ctx context.Context, log bridge.Reader) error {
 	if err := caughtUp(); err != nil {
 		return err
 	}
-	opts := bridge.FollowOptions{HeadersOnly: true, MaxBatch: idsBatch}
+	opts := bridge.FollowOptions{HeadersOnly: true, MaxBatch: idsBatch, Linger: idsLinger}
 	err = log.Follow(ctx, x.Watermark(), opts, func(entries []*bridge.Entry) error {
 		if w := x.Watermark(); len(entries) > 0 && entries[0].Sequence > w+1 {
 			// Gaps are allowed; entries that expired before they were remembered are not the same thing.
@@ -177,7 +180,7 @@ func (x *IDs) bind(ctx context.Context, state bridge.LogState) error {
 				"floor", state.Floor)
 		}
 		return x.begin(ctx, state)
-	case pos.log != state.ID && state.Head == 0:
+	case pos.log != state.ID && state.Floor <= 1:
 		var to string
 		if err := x.renew(ctx, func() (err error) {
 			to, err = moveAside(x.path(), "foreign", x.cfg.Now())
@@ -185,7 +188,8 @@ func (x *IDs) bind(ctx context.Context, state bridge.LogState) error {
 		}); err != nil {
 			return err
 		}
-		x.log.Warn("the log is new: ids.db, which belongs to another log, was moved aside and begins anew; a re-send of a webhook that the other log has is stored here", "moved_to", to)
+		x.log.Warn("ids.db belongs to another log; it was moved aside and is rebuilt from this one, which still has its first entry. A re-send of a webhook that only the other log has is stored here",
+			"moved_to", to)
 		return x.begin(ctx, state)
 	case pos.log != state.ID:
 		return fmt.Errorf("%w: %s remembers the webhooks of log %x, and this log is %x. If this log is the right one, stop the service and move the file away: "+

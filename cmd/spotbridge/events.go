@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -322,15 +321,4 @@ func newDeliveriesReprocess() *cobra.Command {
 	fs.StringSliceVar(&ids, "id", nil, "only these deliveries")
 	fs.BoolVar(&dryRun, "dry-run", false, "count what would happen, and do nothing")
 	return cmd
-}
-
-// shortNames lists an enum's short names for completion.
-func shortNames(prefix string, values map[string]int32) []string {
-	var out []string
-	for n, v := range values {
-		if v != 0 {
-			out = append(out, strings.ToLower(strings.TrimPrefix(n, prefix)))
-		}
-	}
-	return out
 }

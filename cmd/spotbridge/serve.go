@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -111,7 +110,7 @@ func newConfig() *cobra.Command {
 				return err
 			}
 			if err := cfg.Validate(); err != nil {
-				return errors.Join(errors.New("the configuration has problems:"), err)
+				return fmt.Errorf("the configuration has problems:\n%w", err)
 			}
 			_, err = fmt.Fprintln(cmd.ErrOrStderr(), "the configuration is good")
 			return err
