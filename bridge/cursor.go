@@ -17,6 +17,8 @@ func (id LogID) IsZero() bool { return id == LogID{} }
 const (
 	cursorVersion = 1
 	cursorSize    = 1 + len(LogID{}) + 8 + 4
+
+	cursorTextSize = (cursorSize*8 + 5) / 6
 )
 
 // Cursor is a position in a log: everything at or before Sequence was sent. It is a position and no permission.
@@ -41,7 +43,10 @@ func ParseCursor(text string, log LogID) (Cursor, error) {
 		Reason: pb.ErrorReason_ERROR_REASON_INVALID_CURSOR, Field: "after_cursor",
 		Message: "not a cursor of this service; pass it exactly as it was received",
 	}
-	// Strict: with lax decoding several texts would be the same cursor.
+	// Strict, and of the exact length, since line ends are skipped even so: otherwise several texts would be the same cursor.
+	if len(text) != cursorTextSize {
+		return Cursor{}, damaged
+	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(b) != cursorSize || b[0] != cursorVersion ||
 		binary.BigEndian.Uint32(b[25:]) != crc32.ChecksumIEEE(b[:25]) {

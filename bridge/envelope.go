@@ -348,6 +348,11 @@ func (p *envelopeParser) result() (*Envelope, pb.DeliveryCause) {
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_BAD_EVENT_TYPE
 	}
 	env.Operation, _ = p.str(slotOperation)
+	for _, h := range p.hits[slotPayload] {
+		if h.kind != '{' && h.kind != 'n' {
+			p.issue(slotPath[slotPayload], pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
+		}
+	}
 	env.Organizations, env.OrganizationsCut = p.organizations()
 	p.time(env)
 	p.summary(env)

@@ -1,13 +1,9 @@
 package webhook
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
-	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
@@ -15,47 +11,6 @@ import (
 // firstChunk is what a body gets at once: most bodies fit. A larger one gets more as its bytes come, so that nobody takes
 // the budget by announcing what they don't send.
 const firstChunk = 64 << 10
-
-// budget is the memory that all bodies in flight share.
-type budget struct {
-	bytes *semaphore.Weighted
-	// wait is how long a body waits for others to leave before it is refused.
-	wait time.Duration
-}
-
-// lease is one body's part of the budget.
-type lease struct {
-	budget *budget
-	held   int64
-	gauge  func(float64)
-}
-
-// grow makes the lease at least size large and reports whether there was room.
-func (l *lease) grow(ctx context.Context, size int64) bool {
-	more := size - l.held
-	if more <= 0 {
-		return true
-	}
-	if !l.budget.bytes.TryAcquire(more) {
-		ctx, cancel := context.WithTimeout(ctx, l.budget.wait)
-		defer cancel()
-		if l.budget.bytes.Acquire(ctx, more) != nil {
-			return false
-		}
-	}
-	l.held = size
-	l.gauge(float64(more))
-	return true
-}
-
-// release gives everything back.
-func (l *lease) release() {
-	if l.held > 0 {
-		l.budget.bytes.Release(l.held)
-		l.gauge(float64(-l.held))
-		l.held = 0
-	}
-}
 
 // readBody reads the body into one buffer of at most limit bytes. It returns what was read and why it is not all.
 func readBody(r *http.Request, limit int64, l *lease) ([]byte, pb.DeliveryCause) {

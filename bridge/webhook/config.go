@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/spotbridge/spotbridge/bridge"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -116,7 +115,7 @@ func New(cfg Config) (*Handler, error) {
 		h.now = time.Now
 	}
 	inFlight := positive(cfg.InFlightBytes, DefaultInFlightBytes)
-	h.budget = budget{bytes: semaphore.NewWeighted(inFlight), wait: positive(cfg.InFlightWait, DefaultInFlightWait)}
+	h.budget.free, h.budget.wait = inFlight, positive(cfg.InFlightWait, DefaultInFlightWait)
 	var problems []error
 	if cfg.Log == nil || cfg.IDs == nil {
 		problems = append(problems, errors.New("the front door needs a log and the memory of ids"))

@@ -485,3 +485,15 @@ func untilDone(ctx context.Context, _ *bridge.Entry) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
+
+// writer is a ResponseWriter that keeps only the status.
+type writer struct {
+	header http.Header
+	code   int
+}
+
+func newWriter() *writer { return &writer{header: http.Header{}} }
+
+func (w *writer) Header() http.Header         { return w.header }
+func (w *writer) Write(b []byte) (int, error) { return len(b), nil }
+func (w *writer) WriteHeader(code int)        { w.code = code }

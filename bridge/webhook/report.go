@@ -52,7 +52,7 @@ func (h *Handler) report(r *http.Request, v *delivery, status int) {
 			add("timestamp", v.timestamp)
 			add("peer", peer(r))
 		}
-		attrs = append(attrs, slog.Int("bytes", e.BodySize), slog.Duration("latency", latency))
+		attrs = append(attrs, slog.Int("bytes", e.BodySize), slog.Float64("latency_ms", float64(latency.Microseconds())/1000))
 		if a.err != nil {
 			attrs = append(attrs, slog.String("error", a.err.Error()))
 		}
@@ -87,11 +87,9 @@ func (v *delivery) row(r *http.Request, status int) *pb.Delivery {
 	if len(e.Organizations) > 0 {
 		row.OrganizationId = e.Organizations[0]
 	}
-	if a.outcome == duplicate {
-		row.Sequence = a.sequence
-		if a.event {
-			row.EventId = e.EventID
-		}
+	row.Sequence = a.sequence
+	if a.event {
+		row.EventId = e.EventID
 	}
 	return row
 }
