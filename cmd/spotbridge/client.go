@@ -147,7 +147,7 @@ func (p *printer) delivery(d *pb.Delivery) error {
 		return p.message(d)
 	}
 	outcome := strings.TrimPrefix(d.GetOutcome().String(), "DELIVERY_OUTCOME_")
-	if c := d.GetCause(); c != pb.DeliveryCause_DELIVERY_CAUSE_UNSPECIFIED {
+	if c := d.GetCause(); c != pb.DeliveryCause_DELIVERY_CAUSE_UNSPECIFIED && c != pb.DeliveryCause_DELIVERY_CAUSE_CONFLICT {
 		outcome += " " + strings.TrimPrefix(c.String(), "DELIVERY_CAUSE_")
 	}
 	count := ""
