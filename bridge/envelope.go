@@ -19,7 +19,7 @@ import (
 )
 
 // EnvelopeVersion is the version of the rules below. The projection stores it and reads the log again when it changes.
-const EnvelopeVersion = 1
+const EnvelopeVersion = 2
 
 const (
 	maxDepth          = 1000

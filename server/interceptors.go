@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"path"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,17 +17,25 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 // calls is what is done around every call: panics and errors become statuses, the call is counted and logged.
 type calls struct {
 	log *slog.Logger
 	m   *metrics
+	// drained is closed when the streams of health and reflection are to end. Our own end by themselves.
+	drained chan struct{}
+	once    sync.Once
 }
 
 func newCalls(log *slog.Logger, reg prometheus.Registerer) *calls {
-	return &calls{log: log, m: newMetrics(reg)}
+	return &calls{log: log, m: newMetrics(reg), drained: make(chan struct{})}
 }
+
+func (c *calls) drain() { c.once.Do(func() { close(c.drained) }) }
 
 // call is one call.
 type call struct {
@@ -68,7 +78,44 @@ func (c *calls) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		}
 		err = x.end(err)
 	}()
-	return handler(srv, ss)
+	if strings.HasPrefix(info.FullMethod, ownServices) {
+		return handler(srv, ss)
+	}
+	return c.foreign(srv, ss, handler)
+}
+
+const (
+	ownServices = "/spotbridge."
+	// lastWord is the time that streams of health have to say that nothing serves any more.
+	lastWord = 100 * time.Millisecond
+)
+
+// foreign serves a stream that knows nothing of draining: health's Watch and reflection last as long as their clients like.
+func (c *calls) foreign(srv any, ss grpc.ServerStream, handler grpc.StreamHandler) error {
+	done := make(chan error, 1)
+	go func() { // it ends with the call
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		done <- handler(srv, ss)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-c.drained:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(lastWord):
+		return draining()
+	}
+}
+
+func draining() error {
+	return &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_DRAINING, Message: "the bridge is shutting down; reconnect with backoff"}
 }
 
 // end counts and logs the call and returns its status as an error. Messages of requests and answers are never logged: they

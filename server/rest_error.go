@@ -6,9 +6,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
-
-	"github.com/spotbridge/spotbridge/bridge"
-	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 // statusOfCall returns the status of a call over the in-memory connection.
@@ -16,9 +13,7 @@ func statusOfCall(err error) *status.Status {
 	s := status.Convert(err)
 	if s.Code() == codes.Unavailable && reasonOf(s) == "" {
 		// The connection within the process ends only when the server does.
-		return statusOf(&bridge.Error{
-			Reason: pb.ErrorReason_ERROR_REASON_DRAINING, Message: "the bridge is shutting down; retry with backoff",
-		}, "")
+		return statusOf(draining(), "")
 	}
 	return s
 }

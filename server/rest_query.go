@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -44,7 +45,7 @@ func (rt *route) findParams() error {
 		return nil
 	}
 	add := func(path string, fd protoreflect.FieldDescriptor, names ...string) error {
-		if _, err := normalValue(path, fd, ""); err == errKind {
+		if _, err := normalValue(path, fd, ""); errors.Is(err, errKind) {
 			return fmt.Errorf("field %s has a type that a query cannot hold", path)
 		}
 		for _, name := range names {

@@ -63,6 +63,7 @@ const (
 // Server is the gRPC server with its REST handler.
 type Server struct {
 	cfg    Config
+	calls  *calls
 	grpc   *grpc.Server
 	health *health.Server
 	rest   *rest
@@ -88,18 +89,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("server: History, Hub and Deliveries are required")
 	}
 	calls := newCalls(cfg.Logger, cfg.Registerer)
-	s := &Server{cfg: cfg, health: health.NewServer(), pipe: bufconn.Listen(pipeBuffer)}
-	s.grpc = grpc.NewServer(
+	s := &Server{cfg: cfg, calls: calls, health: health.NewServer(), pipe: bufconn.Listen(pipeBuffer)}
+	s.grpc = grpc.NewServer(append(transportOptions(cfg.MaxStreams),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(calls.unary),
 		grpc.StreamInterceptor(calls.stream),
-		grpc.MaxRecvMsgSize(maxRecvBytes),
-		grpc.MaxConcurrentStreams(cfg.MaxStreams),
-		// Clients may ping through idle load balancers; and a peer that has gone is noticed.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WaitForHandlers(true),
-	)
+	)...)
 	svc := &service{cfg: cfg}
 	pb.RegisterSubscriptionServiceServer(s.grpc, svc)
 	pb.RegisterEventServiceServer(s.grpc, svc)
@@ -119,6 +115,17 @@ func New(cfg Config) (*Server, error) {
 		}
 	})
 	return s, nil
+}
+
+// transportOptions are the limits of connections.
+func transportOptions(maxStreams uint32) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRecvBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		// Clients may ping through idle load balancers; and a peer that has gone is noticed.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+	}
 }
 
 // SetServing sets what the health service says of every service; at first they do not serve.
@@ -144,6 +151,7 @@ func (s *Server) REST() http.Handler { return s.rest }
 func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
 	err := s.cfg.Hub.Drain(ctx)
+	s.calls.drain()
 	done := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()

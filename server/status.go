@@ -68,7 +68,7 @@ func statusOf(err error, requestID string) *status.Status {
 		return status.New(codes.DeadlineExceeded, "the call's deadline has passed")
 	}
 	// Errors of gRPC itself, for example of a stream whose client has gone.
-	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a wrapped one is not gRPC's own
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return s.GRPCStatus()
 	}
 	return withReason(codes.Internal, "internal error; the server's log has the cause under request "+requestID,

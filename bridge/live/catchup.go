@@ -20,6 +20,10 @@ func (s *Subscription) catchUp(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if s.silent() && len(res.Events) == 0 {
+		s.moveTo(res.Next)
+		return false, s.heartbeat()
+	}
 	if res.Next == s.pos {
 		return false, s.wait(ctx, s.wake, time.Now().Add(pollHistory))
 	}
@@ -40,7 +44,7 @@ func (s *Subscription) catchUp(ctx context.Context) (done bool, err error) {
 		s.spoke()
 	}
 	s.moveTo(res.Next)
-	return false, s.heartbeat()
+	return false, nil
 }
 
 // page reads the next page of history when it is this subscription's turn. Next is the position when there is none.
@@ -58,6 +62,11 @@ func (s *Subscription) page(ctx context.Context) (bridge.ScanResult, error) {
 		}
 		if s.endsNow() != 0 {
 			return nothing, nil
+		}
+		if s.silent() && !admitted(turn) {
+			if err := s.heartbeat(); err != nil {
+				return nothing, err
+			}
 		}
 	}
 

@@ -36,6 +36,9 @@ type Config struct {
 	// Logger defaults to one that discards; Registerer may be nil.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+
+	// maxMatches bounds what a group remembers; 0 = 1,024. Who is further behind than that compares the ring's events itself.
+	maxMatches int
 }
 
 const minPageBytes = 64 << 10
@@ -52,6 +55,7 @@ func (c Config) withDefaults() Config {
 	def(&c.PageBytes, 1<<20)
 	def(&c.CatchUpBytes, 256<<20)
 	def(&c.MaxSubscriptions, 20_000)
+	def(&c.maxMatches, 1024)
 	if c.RingBytes <= 0 {
 		c.RingBytes = 64 << 20
 	}

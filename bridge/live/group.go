@@ -6,9 +6,6 @@ import (
 	"github.com/spotbridge/spotbridge/bridge"
 )
 
-// maxMatches bounds what a group remembers. Who is further behind than that compares the ring's events itself.
-const maxMatches = 1024
-
 // group is the subscriptions with equal filters. It remembers which of the ring's newest events match, so that each event
 // is compared once for all of them. It is guarded by the hub's lock.
 type group struct {
@@ -21,10 +18,11 @@ type group struct {
 }
 
 // push remembers a match, and forgets the older half when there are too many.
-func (g *group) push(i uint64) {
-	if len(g.matches) == maxMatches {
-		g.complete = g.matches[maxMatches/2-1] + 1
-		g.matches = g.matches[:copy(g.matches, g.matches[maxMatches/2:])]
+func (g *group) push(i uint64, limit int) {
+	if n := len(g.matches); n >= limit {
+		old := n - limit/2
+		g.complete = g.matches[old-1] + 1
+		g.matches = g.matches[:copy(g.matches, g.matches[old:])]
 	}
 	g.matches = append(g.matches, i)
 }

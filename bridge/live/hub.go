@@ -88,7 +88,7 @@ func (h *Hub) append(entries []*entry, watermark uint64) {
 		i := r.push(e)
 		r.watermark = e.Sequence
 		h.groups.match(&e.Meta, i, func(g *group) {
-			g.push(i)
+			g.push(i, h.cfg.maxMatches)
 			if !g.dirty {
 				g.dirty = true
 				h.dirty = append(h.dirty, g)

@@ -96,7 +96,8 @@ func (s *Subscription) position(ctx context.Context, b bridge.Bounds) error {
 	case r.Start == pb.Start_START_EARLIEST:
 		s.pos = earliest(b)
 	default:
-		s.pos = s.h.Watermark()
+		// The log's head, not the projection's: while a projection is built, what it comes to next is old.
+		s.pos = s.head
 	}
 	return nil
 }

@@ -272,14 +272,14 @@ func (s *Subscription) take() look {
 func (s *Subscription) follow(ctx context.Context) (done bool, err error) {
 	l := s.take()
 	if l.overtaken {
-		s.inRing = false
+		watermark := s.h.Watermark()
+		s.inRing, s.bound = false, max(s.bound, watermark)
 		if !s.caughtUp {
 			return false, nil // it has not been told that it is live
 		}
 		s.caughtUp = false
 		s.state.Store(int32(bridge.SubscriptionBehind))
 		s.h.m.fellBehind.Inc()
-		watermark := s.h.Watermark()
 		return false, s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_FellBehind{FellBehind: &pb.FellBehind{
 			ServerTime: timestamppb.Now(), HeadSequence: watermark, BehindEvents: max(watermark, s.pos) - s.pos,
 		}}})
@@ -309,6 +309,8 @@ func (s *Subscription) follow(ctx context.Context) (done bool, err error) {
 		return false, s.sayCaughtUp()
 	case len(s.batch) > 0:
 		return false, nil // look again before waiting
+	case s.silent():
+		return false, s.heartbeat()
 	}
 	return false, s.wait(ctx, s.wake, time.Time{})
 }
@@ -319,7 +321,7 @@ func (s *Subscription) sayCaughtUp() error {
 	}}})
 }
 
-// wait waits for a signal, until a time (zero = none), or for something else to do, and sends a heartbeat when it is due.
+// wait waits for a signal, or until a time (zero = none), or until something is due, or until it is woken.
 func (s *Subscription) wait(ctx context.Context, signal <-chan struct{}, until time.Time) error {
 	due := s.heartbeatAt
 	for _, t := range []time.Time{s.maxAgeAt, until} {
@@ -339,28 +341,15 @@ func (s *Subscription) wait(ctx context.Context, signal <-chan struct{}, until t
 	case <-s.wake:
 	case <-s.timer.C:
 		s.timerAt = time.Time{}
-		if signal == s.wake { // nothing matched: everything that is there was looked at
-			if l := s.take(); l.overtaken || l.more || len(s.batch) > 0 {
-				// The batch is taken again by follow: only the position in the ring has moved.
-				s.untake()
-				return nil
-			} else if s.moveTo(l.upTo); s.stop && s.pos >= s.head {
-				return nil
-			}
-		}
-		return s.heartbeat()
 	}
 	return nil
 }
 
-// untake puts the batch back.
-func (s *Subscription) untake() { s.batch, s.inRing = s.batch[:0], false }
+// silent reports whether a heartbeat is due.
+func (s *Subscription) silent() bool { return !time.Now().Before(s.heartbeatAt) }
 
-// heartbeat sends a heartbeat when it is due.
+// heartbeat says that there is nothing else to say.
 func (s *Subscription) heartbeat() error {
-	if time.Now().Before(s.heartbeatAt) || s.ending.Load() != 0 {
-		return nil
-	}
 	return s.say(&pb.SubscribeResponse{Content: &pb.SubscribeResponse_Heartbeat{Heartbeat: &pb.Heartbeat{
 		ServerTime: timestamppb.Now(), HeadSequence: max(s.h.Watermark(), s.pos),
 	}}})

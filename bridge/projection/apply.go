@@ -19,6 +19,9 @@ type position struct {
 	lastTS                  int64
 }
 
+// span is about how many events there are.
+func (p *position) span() int64 { return int64(p.watermark+1) - int64(p.floor) }
+
 type entityKey struct {
 	kind pb.EntityKind
 	id   string

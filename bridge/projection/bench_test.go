@@ -145,7 +145,6 @@ func TestMain(m *testing.M) {
 
 // BenchmarkListNewest50 reads the newest 50 events, ENVELOPE view. "none" is the page of the primary key.
 func BenchmarkListNewest50(b *testing.B) {
-	type m = *pb.EventFilter
 	ops := func(ns ...int) (out []string) {
 		for _, n := range ns {
 			out = append(out, fmt.Sprintf("OPERATION_%d", n))
@@ -161,31 +160,31 @@ func BenchmarkListNewest50(b *testing.B) {
 	last := t0.Add(time.Duration(benchRows()) * 100 * time.Millisecond)
 	for _, x := range []struct {
 		name       string
-		filter     m
+		filter     *pb.EventFilter
 		start, end time.Time
 		latest     bool
 	}{
 		{name: "none"},
-		{name: "op", filter: m(&pb.EventFilter{Operations: ops(7)})},
-		{name: "org", filter: m(&pb.EventFilter{OrganizationIds: orgs(3)})},
-		{name: "org-rare", filter: m(&pb.EventFilter{OrganizationIds: orgs(2500)})},
-		{name: "type", filter: m(&pb.EventFilter{EventTypes: []string{"TRAVELER_V2"}})},
-		{name: "type-common", filter: m(&pb.EventFilter{EventTypes: []string{"PNR_V3"}})},
-		{name: "type-rare", filter: m(&pb.EventFilter{EventTypes: []string{"RARE_TYPE"}})},
-		{name: "source", filter: m(&pb.EventFilter{Sources: []string{"sandbox"}})},
-		{name: "unknown", filter: m(&pb.EventFilter{Operations: []string{"NO_SUCH"}})},
-		{name: "pnr", filter: m(&pb.EventFilter{PnrIds: []string{"1000007"}})},
-		{name: "traveler", filter: m(&pb.EventFilter{TravelerIds: []string{"00000007-0000-4000-8000-000000000000"}})},
-		{name: "org+op", filter: m(&pb.EventFilter{OrganizationIds: orgs(3), Operations: ops(7)})},
-		{name: "org+type", filter: m(&pb.EventFilter{OrganizationIds: orgs(3), EventTypes: []string{"TRAVELER_V2"}})},
-		{name: "op+type", filter: m(&pb.EventFilter{Operations: ops(7), EventTypes: []string{"TRAVELER_V2"}})},
-		{name: "3x3", filter: m(&pb.EventFilter{OrganizationIds: orgs(3, 30, 300), Operations: ops(7, 8, 9)})},
-		{name: "org+pnr", filter: m(&pb.EventFilter{OrganizationIds: orgs(3), PnrIds: []string{"1000007"}})},
-		{name: "op-stale", filter: m(&pb.EventFilter{Operations: ops(7), ExcludeStale: true})},
-		{name: "time+op", filter: m(&pb.EventFilter{Operations: ops(7)}), start: t0.Add(last.Sub(t0) / 4), end: t0.Add(last.Sub(t0) / 2)},
+		{name: "op", filter: &pb.EventFilter{Operations: ops(7)}},
+		{name: "org", filter: &pb.EventFilter{OrganizationIds: orgs(3)}},
+		{name: "org-rare", filter: &pb.EventFilter{OrganizationIds: orgs(2500)}},
+		{name: "type", filter: &pb.EventFilter{EventTypes: []string{"TRAVELER_V2"}}},
+		{name: "type-common", filter: &pb.EventFilter{EventTypes: []string{"PNR_V3"}}},
+		{name: "type-rare", filter: &pb.EventFilter{EventTypes: []string{"RARE_TYPE"}}},
+		{name: "source", filter: &pb.EventFilter{Sources: []string{"sandbox"}}},
+		{name: "unknown", filter: &pb.EventFilter{Operations: []string{"NO_SUCH"}}},
+		{name: "pnr", filter: &pb.EventFilter{PnrIds: []string{"1000007"}}},
+		{name: "traveler", filter: &pb.EventFilter{TravelerIds: []string{"00000007-0000-4000-8000-000000000000"}}},
+		{name: "org+op", filter: &pb.EventFilter{OrganizationIds: orgs(3), Operations: ops(7)}},
+		{name: "org+type", filter: &pb.EventFilter{OrganizationIds: orgs(3), EventTypes: []string{"TRAVELER_V2"}}},
+		{name: "op+type", filter: &pb.EventFilter{Operations: ops(7), EventTypes: []string{"TRAVELER_V2"}}},
+		{name: "3x3", filter: &pb.EventFilter{OrganizationIds: orgs(3, 30, 300), Operations: ops(7, 8, 9)}},
+		{name: "org+pnr", filter: &pb.EventFilter{OrganizationIds: orgs(3), PnrIds: []string{"1000007"}}},
+		{name: "op-stale", filter: &pb.EventFilter{Operations: ops(7), ExcludeStale: true}},
+		{name: "time+op", filter: &pb.EventFilter{Operations: ops(7)}, start: t0.Add(last.Sub(t0) / 4), end: t0.Add(last.Sub(t0) / 2)},
 		{name: "time", start: t0.Add(last.Sub(t0) / 4), end: t0.Add(last.Sub(t0) / 2)},
 		{name: "latest", latest: true},
-		{name: "latest+org", filter: m(&pb.EventFilter{OrganizationIds: orgs(3)}), latest: true},
+		{name: "latest+org", filter: &pb.EventFilter{OrganizationIds: orgs(3)}, latest: true},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			p := listProjection(b)
@@ -204,6 +203,39 @@ func BenchmarkListNewest50(b *testing.B) {
 				n = len(out.Events)
 			}
 			b.ReportMetric(float64(n), "events")
+		})
+	}
+}
+
+// BenchmarkScan replays events of 20 KB with their bodies: one operation is one event.
+func BenchmarkScan(b *testing.B) {
+	p := open(b, Config{})
+	const n = 4096
+	entries := benchEntries(n, 20_000)
+	for i := 0; i < n; i += 256 {
+		if _, err := p.apply(b.Context(), prepare(entries[i:i+256], p.codec)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, m := range map[string]*pb.EventFilter{"all": nil, "1-in-60": {Operations: []string{"OPERATION_7"}}} {
+		b.Run(name, func(b *testing.B) {
+			f, err := bridge.CompileFilter(m, "filter")
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(20_000)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for done, after := 0, uint64(0); done < b.N; {
+				out, err := p.Scan(b.Context(), bridge.ScanRequest{Filter: f, After: after, UpTo: n, MaxEvents: min(256, b.N-done), MaxBytes: 4 << 20, Bodies: true})
+				if err != nil {
+					b.Fatal(err)
+				}
+				done += len(out.Events)
+				if after = out.Next; after == n {
+					after = 0
+				}
+			}
 		})
 	}
 }

@@ -2,47 +2,42 @@ package projection
 
 import (
 	"fmt"
-	"runtime"
+	"sync"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
 )
 
-// codec compresses bodies. One encoder and one decoder serve everyone at once.
+// codec compresses bodies with S2. On the samples zstd's fastest level saves a quarter more of the space and takes twice
+// the time both ways, and that time is taken from the door's.
 //
-// A stored body is a byte that says how, and the bytes: 0 as they are, 1 zstd.
-type codec struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
-}
+// A stored body is a byte that says how, and the bytes: 0 as they are, 2 S2.
+type codec struct{ buffers sync.Pool }
 
 const (
-	storedRaw  = 0
-	storedZstd = 1
+	storedRaw = 0
+	storedS2  = 2
 	// Bodies below this size are stored as they are.
 	minCompressed = 128
 )
 
-func newCodec() (*codec, error) {
-	// Webhook bodies are small: a large window would only cost memory in every encoder.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(128<<10),
-		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
-	if err != nil {
-		return nil, err
-	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.IgnoreChecksum(true))
-	if err != nil {
-		return nil, err
-	}
-	return &codec{enc: enc, dec: dec}, nil
+func newCodec() *codec {
+	return &codec{buffers: sync.Pool{New: func() any { return new([]byte) }}}
 }
 
 // pack returns a body as it is stored.
 func (c *codec) pack(body []byte) []byte {
 	if len(body) >= minCompressed {
-		dst := make([]byte, 1, 1+len(body)/2)
-		dst[0] = storedZstd
+		buf := c.buffers.Get().(*[]byte)
+		defer c.buffers.Put(buf)
+		if need := s2.MaxEncodedLen(len(body)); cap(*buf) < need {
+			*buf = make([]byte, need)
+		}
+		z := s2.Encode((*buf)[:cap(*buf)], body)
 		// Less than an eighth saved does not pay for the reading.
-		if dst = c.enc.EncodeAll(body, dst); len(dst)-1 <= len(body)-len(body)/8 {
+		if len(z) <= len(body)-len(body)/8 {
+			dst := make([]byte, 1+len(z))
+			dst[0] = storedS2
+			copy(dst[1:], z)
 			return dst
 		}
 	}
@@ -60,9 +55,13 @@ func (c *codec) unpack(z []byte, size int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: a body is missing", errCorrupt)
 	case z[0] == storedRaw:
 		body = z[1:]
-	case z[0] == storedZstd:
+	case z[0] == storedS2:
+		// A damaged length must not ask for any amount of memory.
+		if n, err := s2.DecodedLen(z[1:]); err != nil || n != size {
+			return nil, fmt.Errorf("%w: a body has another length than it should", errCorrupt)
+		}
 		var err error
-		if body, err = c.dec.DecodeAll(z[1:], make([]byte, 0, size)); err != nil {
+		if body, err = s2.Decode(make([]byte, size), z[1:]); err != nil {
 			return nil, fmt.Errorf("%w: a body does not decompress: %w", errCorrupt, err)
 		}
 	default:
@@ -72,9 +71,4 @@ func (c *codec) unpack(z []byte, size int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: a body has %d bytes instead of %d", errCorrupt, len(body), size)
 	}
 	return body, nil
-}
-
-func (c *codec) close() {
-	_ = c.enc.Close()
-	c.dec.Close()
 }

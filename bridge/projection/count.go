@@ -17,15 +17,12 @@ import (
 // Count implements bridge.History. Whole hours come from the hourly rollup; the hours that a time range cuts, events with
 // several organizations and filters by id are counted from rows. Everything is read from one snapshot, so the counts are
 // exact as of one moment.
-func (p *Projection) Count(ctx context.Context, r bridge.CountRequest) (bridge.CountResult, error) {
-	defer p.observe("count")()
-	st, _, done := p.view()
-	defer done()
-	out, err := p.count(ctx, st, r)
-	if err != nil {
-		return bridge.CountResult{}, p.readError(ctx, "count", err)
-	}
-	return out, nil
+func (p *Projection) Count(ctx context.Context, r bridge.CountRequest) (out bridge.CountResult, err error) {
+	err = p.read(ctx, "count", func(st *store, pos *position) (err error) {
+		out, err = p.count(ctx, st, *pos, r)
+		return err
+	})
+	return out, err
 }
 
 // countKey is a group; what is not asked for is 0.
@@ -55,18 +52,18 @@ func (s snapshot) row(ctx context.Context, text string, args []any, dst ...any) 
 	return s.QueryRowContext(ctx, text, args...).Scan(dst...)
 }
 
-func (p *Projection) count(ctx context.Context, st *store, r bridge.CountRequest) (out bridge.CountResult, err error) {
+func (p *Projection) count(ctx context.Context, st *store, pos position, r bridge.CountRequest) (out bridge.CountResult, err error) {
+	// Before the transaction: who has one connection must not wait for another.
+	pl, err := p.plan(ctx, st, r.Filter, pos.span())
+	if err != nil || pl.empty {
+		return out, err
+	}
 	tx, err := st.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return out, err
 	}
 	defer tx.Rollback()
-	var pos position
 	if err := tx.QueryRowContext(ctx, "SELECT floor, watermark FROM state").Scan(&pos.floor, &pos.watermark); err != nil {
-		return out, err
-	}
-	pl, err := p.plan(ctx, st, r.Filter, eventsBetween(pos.floor, pos.watermark))
-	if err != nil || pl.empty {
 		return out, err
 	}
 	c := &counter{p: p, tx: tx, groups: r.GroupBy, counts: map[countKey]int64{}}

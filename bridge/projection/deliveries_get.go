@@ -28,14 +28,16 @@ func (d *Deliveries) GetDelivery(ctx context.Context, id string) (*pb.Delivery, 
 		}
 		return x.d, unavailable(ctx, "get local delivery", err)
 	}
-	x, err := d.ofLog(ctx, n)
-	return x, d.p.readError(ctx, "get delivery", err)
+	var x *pb.Delivery
+	err := d.p.read(ctx, "delivery", func(st *store, pos *position) (err error) {
+		x, err = d.ofLog(ctx, st, pos, n)
+		return err
+	})
+	return x, err
 }
 
 // ofLog returns the delivery with a sequence.
-func (d *Deliveries) ofLog(ctx context.Context, seq uint64) (*pb.Delivery, error) {
-	st, pos, done := d.p.view()
-	defer done()
+func (d *Deliveries) ofLog(ctx context.Context, st *store, pos *position, seq uint64) (*pb.Delivery, error) {
 	if seq > pos.watermark {
 		return nil, deliveryNotFound()
 	}
@@ -64,24 +66,27 @@ func (d *Deliveries) DeliveryBody(ctx context.Context, id string) ([]byte, error
 	if x.GetSequence() == 0 || x.GetId() != logID(x.GetSequence()) {
 		return nil, &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_BODY_NOT_KEPT, Message: "the body of a refused or duplicate delivery is not kept"}
 	}
-	st, _, done := d.p.view()
-	defer done()
-	body, err := d.p.bodyAt(ctx, st, x.GetSequence(), int(x.GetBodyBytes()))
-	if errors.Is(err, sql.ErrNoRows) { // retention took it meanwhile
+	body, err := d.p.bodyAt(ctx, x.GetSequence(), int(x.GetBodyBytes()))
+	if err == nil && body == nil { // retention took it meanwhile
 		err = deliveryNotFound()
 	}
-	if err != nil {
-		return nil, d.p.readError(ctx, "get delivery body", err)
-	}
-	return body, nil
+	return body, err
 }
 
-func (p *Projection) bodyAt(ctx context.Context, st *store, seq uint64, size int) ([]byte, error) {
-	var z []byte
-	if err := st.row(ctx, "SELECT z FROM body WHERE seq = ?", []any{seq}, &z); err != nil {
-		return nil, err
-	}
-	return p.codec.unpack(z, size)
+// bodyAt returns the body with a sequence, or nil when it is not held any more.
+func (p *Projection) bodyAt(ctx context.Context, seq uint64, size int) (body []byte, err error) {
+	err = p.read(ctx, "body", func(st *store, _ *position) error {
+		var z []byte
+		err := st.row(ctx, "SELECT z FROM body WHERE seq = ?", []any{seq}, &z)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err == nil {
+			body, err = p.codec.unpack(z, size)
+		}
+		return err
+	})
+	return body, err
 }
 
 // reprocessPage is how many quarantined bodies are looked up at once; one body is in memory at a time.
@@ -90,33 +95,38 @@ const reprocessPage = 100
 // Quarantined implements bridge.Deliveries. Bodies that are quarantined after it began are left out. Errors of handle are
 // returned as they are.
 func (d *Deliveries) Quarantined(ctx context.Context, r *pb.ReprocessDeliveriesRequest, handle func(bridge.QuarantinedBody) error) error {
-	list := bridge.DeliveryListRequest{}
+	times := bridge.DeliveryListRequest{}
 	if r.GetStartTime() != nil {
-		list.StartTime = r.GetStartTime().AsTime()
+		times.StartTime = r.GetStartTime().AsTime()
 	}
 	if r.GetEndTime() != nil {
-		list.EndTime = r.GetEndTime().AsTime()
+		times.EndTime = r.GetEndTime().AsTime()
 	}
-	st, pos, done := d.p.view()
-	lo, hi, err := logRange(ctx, st, pos, "quarantine", list, nil)
-	done()
-	for err == nil && lo <= hi {
+	var lo, hi uint64
+	if err := d.p.read(ctx, "quarantined", func(st *store, pos *position) (err error) {
+		lo, hi, err = logRange(ctx, st, pos, "quarantine", times, nil)
+		return err
+	}); err != nil {
+		return err
+	}
+	for lo <= hi {
 		var page []bridge.QuarantinedBody
-		if page, err = d.quarantinePage(ctx, r, lo, hi); err != nil {
-			break
+		if err := d.p.read(ctx, "quarantined", func(st *store, _ *position) (err error) {
+			page, err = quarantinePage(ctx, st, r, lo, hi)
+			return err
+		}); err != nil {
+			return err
 		}
 		for _, q := range page {
 			lo = q.Entry.Sequence + 1
-			st, _, done := d.p.view()
-			q.Entry.Body, err = d.p.bodyAt(ctx, st, q.Entry.Sequence, q.Entry.BodySize)
-			done()
-			if errors.Is(err, sql.ErrNoRows) {
-				err = nil
+			body, err := d.p.bodyAt(ctx, q.Entry.Sequence, q.Entry.BodySize)
+			if err != nil {
+				return err
+			}
+			if body == nil {
 				continue // retention took it meanwhile
 			}
-			if err != nil {
-				return d.p.readError(ctx, "read quarantined body", err)
-			}
+			q.Entry.Body = body
 			if err := handle(q); err != nil {
 				return err
 			}
@@ -125,10 +135,10 @@ func (d *Deliveries) Quarantined(ctx context.Context, r *pb.ReprocessDeliveriesR
 			return nil
 		}
 	}
-	return d.p.readError(ctx, "list quarantined bodies", err)
+	return nil
 }
 
-func (d *Deliveries) quarantinePage(ctx context.Context, r *pb.ReprocessDeliveriesRequest, lo, hi uint64) ([]bridge.QuarantinedBody, error) {
+func quarantinePage(ctx context.Context, st *store, r *pb.ReprocessDeliveriesRequest, lo, hi uint64) ([]bridge.QuarantinedBody, error) {
 	text := "SELECT " + quarantineColumns + " FROM quarantine WHERE seq BETWEEN ? AND ? AND cause <> ?"
 	args := []any{lo, hi, int64(pb.DeliveryCause_DELIVERY_CAUSE_CONFLICT)}
 	and := func(column string, values []any) {
@@ -148,8 +158,6 @@ func (d *Deliveries) quarantinePage(ctx context.Context, r *pb.ReprocessDeliveri
 		}
 		and("seq", seqs)
 	}
-	st, _, done := d.p.view()
-	defer done()
 	rows, err := st.rows(ctx, text+" ORDER BY seq LIMIT ?", append(args, reprocessPage)...)
 	if err != nil {
 		return nil, err

@@ -84,7 +84,6 @@ func (p *part) add(x listed, limit int) (full bool) {
 // ListDeliveries implements bridge.Deliveries. A page may be short and have a next one: one call looks at no more than
 // 50,000 rows of each kind.
 func (d *Deliveries) ListDeliveries(ctx context.Context, r bridge.DeliveryListRequest) ([]*pb.Delivery, string, error) {
-	defer d.p.observe("deliveries")()
 	var after *place
 	if r.Resume != "" {
 		a, err := parsePlace(r.Resume)
@@ -94,13 +93,15 @@ func (d *Deliveries) ListDeliveries(ctx context.Context, r bridge.DeliveryListRe
 		after = &a
 	}
 	r.PageSize = max(r.PageSize, 1)
-	var parts []part
-	for _, list := range []func(context.Context, bridge.DeliveryListRequest, *place) (part, error){d.accepted, d.quarantined} {
-		p, err := list(ctx, r, after)
-		if err != nil {
-			return nil, "", d.p.readError(ctx, "list deliveries", err)
+	parts := make([]part, 2)
+	err := d.p.read(ctx, "deliveries", func(st *store, pos *position) (err error) {
+		if parts[0], err = d.accepted(ctx, st, pos, r, after); err == nil {
+			parts[1], err = d.quarantined(ctx, st, pos, r, after)
 		}
-		parts = append(parts, p)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
 	}
 	if wants(r, pb.DeliveryOutcome_DELIVERY_OUTCOME_DUPLICATE, pb.DeliveryOutcome_DELIVERY_OUTCOME_REFUSED) {
 		p, err := d.local(ctx, r, after)

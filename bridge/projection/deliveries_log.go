@@ -62,13 +62,11 @@ func logRange(ctx context.Context, st *store, pos *position, table string, r bri
 }
 
 // accepted lists events as deliveries.
-func (d *Deliveries) accepted(ctx context.Context, r bridge.DeliveryListRequest, after *place) (part, error) {
+func (d *Deliveries) accepted(ctx context.Context, st *store, pos *position, r bridge.DeliveryListRequest, after *place) (part, error) {
 	var p part
 	if !wants(r, pb.DeliveryOutcome_DELIVERY_OUTCOME_ACCEPTED) || !wantsCause(r, pb.DeliveryCause_DELIVERY_CAUSE_UNSPECIFIED) {
 		return p, nil
 	}
-	st, pos, done := d.p.view()
-	defer done()
 	lo, hi, err := logRange(ctx, st, pos, "events", r, after)
 	if err != nil || lo > hi {
 		return p, err
@@ -82,7 +80,7 @@ func (d *Deliveries) accepted(ctx context.Context, r bridge.DeliveryListRequest,
 			return p, nil // no source can have such a name
 		}
 		var pl plan
-		if pl, err = d.p.plan(ctx, st, filter, eventsBetween(pos.floor, pos.watermark)); err == nil {
+		if pl, err = d.p.plan(ctx, st, filter, pos.span()); err == nil {
 			f, err = pl.find(ctx, st, lo, hi, true, r.PageSize)
 		}
 	}
@@ -181,14 +179,12 @@ func (p *Projection) acceptedRows(ctx context.Context, st *store, seqs []uint64)
 const quarantineColumns = "seq, ts, src, event_id, webhook_id, cause, receive, stamp, trace, span, api, typ, op, org, sha, size"
 
 // quarantined lists quarantined and conflicting bodies as deliveries.
-func (d *Deliveries) quarantined(ctx context.Context, r bridge.DeliveryListRequest, after *place) (part, error) {
+func (d *Deliveries) quarantined(ctx context.Context, st *store, pos *position, r bridge.DeliveryListRequest, after *place) (part, error) {
 	var p part
 	conflict, other := wants(r, pb.DeliveryOutcome_DELIVERY_OUTCOME_CONFLICT), wants(r, pb.DeliveryOutcome_DELIVERY_OUTCOME_QUARANTINED)
 	if !conflict && !other {
 		return p, nil
 	}
-	st, pos, done := d.p.view()
-	defer done()
 	lo, hi, err := logRange(ctx, st, pos, "quarantine", r, after)
 	if err != nil || lo > hi {
 		return p, err

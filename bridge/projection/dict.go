@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"sync"
 )
 
@@ -123,6 +124,8 @@ func (c *dictChange) addID(id, n, extra int64) {
 // write writes the change. A value that no event has any more goes away, so that the dictionary stays bounded by what is
 // held; its id is not used again while the process lives.
 func (c *dictChange) write(ctx context.Context, w *writer) error {
+	// Few different changes: of a single event most often one.
+	raise := map[[2]int64][]any{}
 	for k, x := range c.delta {
 		if _, fresh := c.fresh[k]; fresh {
 			if _, err := w.dictInsert.ExecContext(ctx, x.id, int64(k.kind), k.value, x.n, x.extra); err != nil {
@@ -137,12 +140,25 @@ func (c *dictChange) write(ctx context.Context, w *writer) error {
 			}
 			continue
 		}
-		if _, err := w.dictUpdate.ExecContext(ctx, x.n, x.extra, x.id); err != nil {
-			return err
+		by := [2]int64{x.n, x.extra}
+		raise[by] = append(raise[by], x.id)
+	}
+	for by, ids := range raise {
+		for part := range slices.Chunk(ids, dictUpdates) {
+			args := []any{by[0], by[1]}
+			for i := range dictUpdates {
+				args = append(args, part[min(i, len(part)-1)]) // repeats do no harm
+			}
+			if _, err := w.dictUpdate.ExecContext(ctx, args...); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
+
+// dictUpdates is how many values one statement updates.
+const dictUpdates = 4
 
 // committed makes the change visible.
 func (c *dictChange) committed() {

@@ -37,6 +37,8 @@ func isCorrupt(err error) bool {
 // remedy tells an operator what to do about an error of a file.
 func remedy(err error, path string) string {
 	switch code(err) {
+	case 0:
+		return "it tries again by itself"
 	case sqlite3.SQLITE_FULL:
 		return "free disk space or lower history.max_bytes; writing goes on by itself"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH:

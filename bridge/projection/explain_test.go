@@ -46,8 +46,7 @@ func TestPlansNeverSort(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			st, _, done := p.view()
-			defer done()
+			st := p.st
 			pl, err := p.plan(t.Context(), st, f, 400)
 			if err != nil {
 				t.Fatal(err)
@@ -67,8 +66,7 @@ func TestPlansNeverSort(t *testing.T) {
 		})
 	}
 	t.Run("load", func(t *testing.T) {
-		st, _, done := p.view()
-		defer done()
+		st := p.st
 		plan := explain(t, st, "SELECT "+loadColumns(true)+" FROM wide w WHERE w.seq IN (?,?,?) ORDER BY w.seq DESC", []any{1, 2, 3})
 		if strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "SCAN") {
 			t.Error(plan)
@@ -91,6 +89,9 @@ func explain(t *testing.T, st *store, text string, args []any) string {
 			t.Fatal(err)
 		}
 		fmt.Fprintln(&b, detail)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
 	}
 	return b.String()
 }

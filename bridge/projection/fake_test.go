@@ -171,6 +171,17 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// published waits until a sink has had everything.
+func published(t testing.TB, c *collector, log *fakeLog) {
+	t.Helper()
+	until(t, "the sink to have the head", func() bool {
+		s, _ := log.State(context.Background())
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.watermark >= s.Head
+	})
+}
+
 func open(t testing.TB, cfg Config) *Projection {
 	t.Helper()
 	if cfg.Dir == "" {

@@ -16,6 +16,8 @@ const (
 	// that an event may wait for others, and no event waits at a few hundred a second.
 	followLinger = 4 * time.Millisecond
 	loadedLinger = 25 * time.Millisecond
+	// damageEvery is how often damage that readers find leads to a rebuild at most.
+	damageEvery = time.Hour
 	// Waits after an error.
 	firstBackoff, maxBackoff = 100 * time.Millisecond, 15 * time.Second
 )
@@ -53,7 +55,7 @@ func (p *Projection) Run(ctx context.Context, log bridge.Reader, sink bridge.Sin
 
 // fail makes an error known to Health and to the log.
 func (p *Projection) fail(err error, what string) {
-	err = fmt.Errorf("projection.db: %w; %s", err, remedy(err, p.path()))
+	err = fmt.Errorf("projection: %w; %s", err, remedy(err, p.path()))
 	p.failing.Store(&err)
 	p.log.Error(what, "error", err)
 }
@@ -61,7 +63,7 @@ func (p *Projection) fail(err error, what string) {
 // recovered ends what fail began.
 func (p *Projection) recovered() {
 	if e := p.failing.Swap(nil); e != nil {
-		p.log.Info("projection.db: back in order", "was", *e)
+		p.log.Info("projection: back in order", "was", *e)
 	}
 }
 
@@ -83,7 +85,11 @@ func (p *Projection) follow(ctx context.Context, log bridge.Reader, sink bridge.
 	if err != nil {
 		return err
 	}
-	if err := p.bind(ctx, state); err != nil {
+	replaced, err := p.tailReplaced(ctx, log)
+	if err != nil {
+		return err
+	}
+	if err := p.bind(ctx, state, replaced); err != nil {
 		return err
 	}
 	p.head.Store(state.Head)
@@ -116,6 +122,9 @@ func (p *Projection) follow(ctx context.Context, log bridge.Reader, sink bridge.
 	}
 	if err := caughtUp(); err != nil {
 		return err
+	}
+	if p.ready.Load() {
+		p.recovered()
 	}
 	err = log.Follow(ctx, p.Watermark(), bridge.FollowOptions{MaxBatch: p.cfg.BatchEntries, Linger: followLinger, LoadedLinger: loadedLinger}, func(entries []*bridge.Entry) error {
 		if err := p.consume(ctx, log, sink, entries); err != nil {
@@ -188,98 +197,6 @@ func (p *Projection) publish(sink bridge.Sink, events []*bridge.Encoded) {
 	sink.Publish(events, p.published)
 }
 
-// bind ties the file to the log: a new file takes on its identity, one of another log or ahead of this one is made anew.
-func (p *Projection) bind(ctx context.Context, state bridge.LogState) error {
-	pos := p.pos.Load()
-	cause := ""
-	switch {
-	case pos.log.IsZero():
-	case pos.log != state.ID:
-		cause = "foreign_log"
-		p.log.Warn("projection.db belongs to another log; it is deleted and rebuilt from this one", "path", p.path())
-	case pos.watermark > state.Head:
-		cause = "rewound_log"
-		p.log.Error("the log has lost its newest entries: projection.db is ahead of it; it is deleted and rebuilt from the log",
-			"path", p.path(), "watermark", pos.watermark, "head", state.Head)
-	default:
-		return p.passed(ctx, state.Floor)
-	}
-	if cause != "" {
-		if err := p.renew(ctx, func() error { return removeStore(p.path()) }); err != nil {
-			return err
-		}
-		p.m.rebuilds.WithLabelValues(cause).Inc()
-		p.published = 0
-	}
-	next := *p.pos.Load()
-	floor := max(state.Floor, 1)
-	next.log, next.begun, next.floor, next.watermark = state.ID, floor, floor, floor-1
-	if err := p.move(ctx, next, false); err != nil {
-		return err
-	}
-	p.log.Info("projection.db is new; it is built from the log", "path", p.path(), "floor", state.Floor, "head", state.Head,
-		"bytes", state.Bytes)
-	if state.Floor > 1 {
-		p.log.Warn("the log does not begin at its first entry: ordering is UNKNOWN for an entity until its first version is seen",
-			"floor", state.Floor)
-	}
-	return nil
-}
-
-// passed notes that the log's floor has passed the watermark: entries expired before they were applied, so nothing is
-// certain about the order of any entity.
-func (p *Projection) passed(ctx context.Context, floor uint64) error {
-	pos := *p.pos.Load()
-	if floor <= pos.watermark+1 {
-		return nil
-	}
-	lost := floor - 1 - pos.watermark
-	if pos.watermark+1 == pos.begun {
-		pos.floor = floor // a projection that has nothing yet loses nothing
-	} else {
-		p.m.lost.Add(float64(lost))
-		p.log.Error("entries left the log before they were applied: history has a gap, and ordering is UNKNOWN for an entity until its first version is seen; raise log.max_age or log.max_bytes",
-			"from", pos.watermark+1, "to", floor-1)
-	}
-	pos.begun, pos.watermark = floor, floor-1
-	return p.move(ctx, pos, true)
-}
-
-// jump moves the watermark over sequences that have no entry.
-func (p *Projection) jump(ctx context.Context, to uint64) error {
-	pos := *p.pos.Load()
-	if to <= pos.watermark {
-		return nil
-	}
-	pos.watermark = to
-	return p.move(ctx, pos, false)
-}
-
-// move writes a position. unprove makes the marks of all entities uncertain.
-func (p *Projection) move(ctx context.Context, pos position, unprove bool) error {
-	p.wmu.Lock()
-	defer p.wmu.Unlock()
-	ctx = context.WithoutCancel(ctx)
-	pos.floor = max(pos.floor, p.pos.Load().floor)
-	err := p.st.tx(ctx, func() error {
-		if unprove {
-			if _, err := p.st.write.ExecContext(ctx, "UPDATE entity SET proven = 0 WHERE proven = 1"); err != nil {
-				return err
-			}
-		}
-		if _, err := p.st.write.ExecContext(ctx, "UPDATE state SET log = ?", pos.log[:]); err != nil {
-			return err
-		}
-		_, err := p.w.state.ExecContext(ctx, pos.begun, pos.floor, pos.watermark, pos.lastTS)
-		return err
-	})
-	if err == nil {
-		p.pos.Store(&pos)
-		p.m.watermark.Set(float64(pos.watermark))
-	}
-	return err
-}
-
 // attend asks the log for its state from time to time, runs retention, and stops the follower when a reader has found the
 // file damaged.
 func (p *Projection) attend(ctx context.Context, log bridge.Reader, stop context.CancelCauseFunc) {
@@ -303,30 +220,14 @@ func (p *Projection) attend(ctx context.Context, log bridge.Reader, stop context
 		case <-ctx.Done():
 			return
 		case err := <-p.damaged:
-			stop(fmt.Errorf("%w: %w", errCorrupt, err))
-			return
+			// What a rebuild did not mend, another one at once would not mend either.
+			if p.lastDamage.IsZero() || time.Since(p.lastDamage) > damageEvery {
+				p.lastDamage = time.Now()
+				stop(fmt.Errorf("%w: %w", errCorrupt, err))
+				return
+			}
+			p.log.Error("projection.db is damaged again although it was rebuilt lately; it stays as it is for now. Check the disk", "error", err, "path", p.path())
 		case <-t.C:
 		}
 	}
-}
-
-// lastHeldTries bounds how far lastHeld looks back.
-const lastHeldTries = 256
-
-// lastHeld returns the newest sequence up to the head that still has an entry, or after when there is none: a follower
-// that waited for a head that was deleted would wait for ever. When the last lastHeldTries sequences are all deleted it
-// returns the one before them.
-func lastHeld(ctx context.Context, log bridge.Reader, state bridge.LogState, after uint64) (uint64, error) {
-	seq := state.Head
-	for tries := 0; seq > after && seq >= state.Floor && tries < lastHeldTries; tries++ {
-		e, err := log.Get(ctx, seq)
-		if err != nil || e != nil {
-			return seq, err
-		}
-		seq--
-	}
-	if seq < state.Floor {
-		return after, nil
-	}
-	return max(seq, after), nil
 }

@@ -10,53 +10,54 @@ import (
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
-// observe measures a query.
-func (p *Projection) observe(query string) func() {
-	begin := time.Now()
-	return func() { p.m.query.WithLabelValues(query).Observe(time.Since(begin).Seconds()) }
-}
-
 // Bounds implements bridge.History.
-func (p *Projection) Bounds(ctx context.Context) (bridge.Bounds, error) {
-	st, pos, done := p.view()
-	defer done()
-	b := bridge.Bounds{Log: pos.log, Floor: pos.floor, Watermark: pos.watermark}
-	var ts int64
-	switch err := st.row(ctx, "SELECT ts FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT 1", []any{pos.floor, pos.watermark}, &ts); {
-	case err == nil:
+func (p *Projection) Bounds(ctx context.Context) (b bridge.Bounds, err error) {
+	err = p.read(ctx, "bounds", func(st *store, pos *position) error {
+		b = bridge.Bounds{Log: pos.log, Floor: pos.floor, Watermark: pos.watermark}
+		var ts int64
+		err := st.row(ctx, "SELECT ts FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT 1", []any{pos.floor, pos.watermark}, &ts)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
 		b.FloorTime = fromNanos(ts)
-	case !errors.Is(err, sql.ErrNoRows):
-		return bridge.Bounds{}, p.readError(ctx, "bounds", err)
-	}
-	return b, nil
+		return err
+	})
+	return b, err
 }
 
 // Get implements bridge.History.
-func (p *Projection) Get(ctx context.Context, eventID string) (*bridge.Encoded, error) {
-	defer p.observe("get")()
-	st, pos, done := p.view()
-	defer done()
-	var seq uint64
-	// Of two events with one id, which only a log has that was written without dedup, the first one counts.
-	err := st.row(ctx, "SELECT seq FROM events WHERE idh = ? AND seq <= ? ORDER BY seq LIMIT 1", []any{idHash(eventID), pos.watermark}, &seq)
-	if err == nil {
-		var events []*bridge.Encoded
-		if events, err = p.loadSeqs(ctx, st, []uint64{seq}, false, true, 0); err == nil && len(events) == 1 && events[0].EventID == eventID {
-			return events[0], nil
+func (p *Projection) Get(ctx context.Context, eventID string) (e *bridge.Encoded, err error) {
+	err = p.read(ctx, "get", func(st *store, pos *position) error {
+		notFound := &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_EVENT_NOT_FOUND, Message: "no event with this id is held"}
+		var seq uint64
+		// Of two events with one id, which only a log has that was written without dedup, the first one counts.
+		err := st.row(ctx, "SELECT seq FROM events WHERE idh = ? AND seq <= ? ORDER BY seq LIMIT 1", []any{idHash(eventID), pos.watermark}, &seq)
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound
 		}
-	}
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, p.readError(ctx, "get event", err)
-	}
-	return nil, &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_EVENT_NOT_FOUND, Message: "no event with this id is held"}
+		if err != nil {
+			return err
+		}
+		events, _, _, err := p.loadSeqs(ctx, st, []uint64{seq}, false, true, true, 0)
+		if err != nil {
+			return err
+		}
+		if len(events) == 0 || events[0].EventID != eventID {
+			return notFound
+		}
+		e = events[0]
+		return nil
+	})
+	return e, err
 }
 
 // SequenceAt implements bridge.History.
-func (p *Projection) SequenceAt(ctx context.Context, t time.Time) (uint64, error) {
-	st, pos, done := p.view()
-	defer done()
-	seq, err := sequenceAt(ctx, st, pos, nanos(t))
-	return seq, p.readError(ctx, "sequence at time", err)
+func (p *Projection) SequenceAt(ctx context.Context, t time.Time) (seq uint64, err error) {
+	err = p.read(ctx, "sequence", func(st *store, pos *position) (err error) {
+		seq, err = sequenceAt(ctx, st, pos, nanos(t))
+		return err
+	})
+	return seq, err
 }
 
 // rower runs a statement that gives at most one row.
@@ -95,30 +96,25 @@ func timeRange(ctx context.Context, st rower, pos *position, start, end time.Tim
 }
 
 // EventTypes implements bridge.History.
-func (p *Projection) EventTypes(ctx context.Context) ([]bridge.SeenType, error) {
-	st, _, done := p.view()
-	defer done()
-	out, err := p.eventTypes(ctx, st)
-	return out, p.readError(ctx, "event types", err)
-}
-
-func (p *Projection) eventTypes(ctx context.Context, st *store) ([]bridge.SeenType, error) {
-	// The texts come from the same snapshot as the counts.
-	rows, err := st.rows(ctx, `SELECT coalesce(t.value, ''), coalesce(o.value, ''), s.n, s.ts FROM seen s
-		LEFT JOIN dict t ON t.id = s.typ LEFT JOIN dict o ON o.id = s.op ORDER BY 1, 2`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []bridge.SeenType
-	for rows.Next() {
-		var s bridge.SeenType
-		var ts int64
-		if err := rows.Scan(&s.EventType, &s.Operation, &s.Count, &ts); err != nil {
-			return nil, err
+func (p *Projection) EventTypes(ctx context.Context) (out []bridge.SeenType, err error) {
+	err = p.read(ctx, "types", func(st *store, _ *position) error {
+		// The texts come from the same snapshot as the counts.
+		rows, err := st.rows(ctx, `SELECT coalesce(t.value, ''), coalesce(o.value, ''), s.n, s.ts FROM seen s
+			LEFT JOIN dict t ON t.id = s.typ LEFT JOIN dict o ON o.id = s.op ORDER BY 1, 2`)
+		if err != nil {
+			return err
 		}
-		s.LastSeen = fromNanos(ts)
-		out = append(out, s)
-	}
-	return out, rows.Err()
+		defer rows.Close()
+		for rows.Next() {
+			var s bridge.SeenType
+			var ts int64
+			if err := rows.Scan(&s.EventType, &s.Operation, &s.Count, &ts); err != nil {
+				return err
+			}
+			s.LastSeen = fromNanos(ts)
+			out = append(out, s)
+		}
+		return rows.Err()
+	})
+	return out, err
 }

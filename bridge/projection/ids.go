@@ -56,6 +56,7 @@ type IDs struct {
 	pos       atomic.Pointer[idPosition]
 	watermark atomic.Uint64
 	failing   atomic.Pointer[error]
+	ready     atomic.Bool
 	closed    bool
 }
 
@@ -173,6 +174,9 @@ func (x *IDs) lookup(ctx context.Context, eventID string) (bridge.IDState, error
 
 // Watermark implements bridge.IDs.
 func (x *IDs) Watermark() uint64 { return x.watermark.Load() }
+
+// Ready reports whether the ids of everything are remembered that the log held when Run began, or began anew.
+func (x *IDs) Ready() bool { return x.ready.Load() }
 
 // Health returns why ids cannot be written or the log not be followed at the moment, with the remedy, or nil.
 func (x *IDs) Health() error {

@@ -57,26 +57,27 @@ func (x *IDs) Run(ctx context.Context, log bridge.Reader) error {
 }
 
 func (x *IDs) fail(err error) {
-	err = fmt.Errorf("ids.db: %w; %s", err, remedy(err, x.path()))
+	err = fmt.Errorf("webhook ids: %w; %s", err, remedy(err, x.path()))
 	x.failing.Store(&err)
 	x.log.Error("webhook ids are not followed; no webhook is accepted while they are behind", "error", err)
 }
 
 func (x *IDs) recovered() {
 	if e := x.failing.Swap(nil); e != nil {
-		x.log.Info("ids.db: back in order", "was", *e)
+		x.log.Info("webhook ids: back in order", "was", *e)
 	}
 }
 
-// renew opens the file anew, after clear.
-func (x *IDs) renew(ctx context.Context, clear func() error) error {
+// renew opens the file anew, after remove.
+func (x *IDs) renew(ctx context.Context, remove func() error) error {
+	x.ready.Store(false)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.closed {
 		_, _ = x.insert.Close(), x.st.Close()
 		x.closed = true
 	}
-	if err := clear(); err != nil {
+	if err := remove(); err != nil {
 		return err
 	}
 	if err := x.open(ctx); err != nil {
@@ -102,6 +103,9 @@ func (x *IDs) follow(ctx context.Context, log bridge.Reader) error {
 	if err := x.bind(ctx, state); err != nil {
 		return err
 	}
+	if err := x.forgetReplaced(ctx, log); err != nil {
+		return err
+	}
 	target, err := lastHeld(ctx, log, state, x.Watermark())
 	if err != nil {
 		return err
@@ -115,22 +119,24 @@ func (x *IDs) follow(ctx context.Context, log bridge.Reader) error {
 	defer func() { cancel(nil); <-done }()
 
 	prog := newProgress(x.log, "ids.db", x.Watermark(), target)
-	complete := false
 	caughtUp := func() error {
-		if complete || x.Watermark() < target {
+		if x.ready.Load() || x.Watermark() < target {
 			return nil
 		}
 		// Sequences after target up to the head have no entry any more.
 		if err := x.remember(ctx, nil, state.Head); err != nil {
 			return err
 		}
-		complete = true
 		prog.end()
 		x.recovered()
+		x.ready.Store(true)
 		return nil
 	}
 	if err := caughtUp(); err != nil {
 		return err
+	}
+	if x.ready.Load() {
+		x.recovered()
 	}
 	opts := bridge.FollowOptions{HeadersOnly: true, MaxBatch: idsBatch, Linger: idsLinger}
 	err = log.Follow(ctx, x.Watermark(), opts, func(entries []*bridge.Entry) error {
@@ -168,62 +174,6 @@ func (x *IDs) follow(ctx context.Context, log bridge.Reader) error {
 		err = errors.New("the log ended following without an error")
 	}
 	return err
-}
-
-// bind ties the file to the log.
-func (x *IDs) bind(ctx context.Context, state bridge.LogState) error {
-	pos := x.pos.Load()
-	switch {
-	case pos.log.IsZero():
-		if state.Floor > 1 && state.Head >= state.Floor {
-			x.log.Warn("ids.db is new; webhooks whose entries are below the log's floor are not known: a very late re-send of one would be stored again",
-				"floor", state.Floor)
-		}
-		return x.begin(ctx, state)
-	case pos.log != state.ID && state.Floor <= 1:
-		var to string
-		if err := x.renew(ctx, func() (err error) {
-			to, err = moveAside(x.path(), "foreign", x.cfg.Now())
-			return err
-		}); err != nil {
-			return err
-		}
-		x.log.Warn("ids.db belongs to another log; it was moved aside and is rebuilt from this one, which still has its first entry. A re-send of a webhook that only the other log has is stored here",
-			"moved_to", to)
-		return x.begin(ctx, state)
-	case pos.log != state.ID:
-		return fmt.Errorf("%w: %s remembers the webhooks of log %x, and this log is %x. If this log is the right one, stop the service and move the file away: "+
-			"it is rebuilt from the log, and what is below the log's floor is forgotten. If not, correct log.url or data_dir", ErrForeignLog, x.path(), pos.log, state.ID)
-	case pos.watermark > state.Head:
-		// What the log has lost was not stored, so a re-send of it must not count as a duplicate.
-		x.log.Error("the log has lost its newest entries: their webhook ids are forgotten, so that re-sends are stored", "watermark", pos.watermark, "head", state.Head)
-		return x.rewind(ctx, state.Head)
-	}
-	x.passed(state.Floor)
-	return nil
-}
-
-// passed says that the log's floor has passed the watermark: entries expired before their ids were remembered.
-func (x *IDs) passed(floor uint64) {
-	if w := x.Watermark(); floor > w+1 {
-		x.m.lost.Add(float64(floor - 1 - w))
-		x.log.Error("entries left the log before their webhook ids were remembered: a late re-send of one would be stored again; raise log.max_age or log.max_bytes",
-			"from", w+1, "to", floor-1)
-	}
-}
-
-func (x *IDs) begin(ctx context.Context, state bridge.LogState) error {
-	next := idPosition{log: state.ID, watermark: max(state.Floor, 1) - 1}
-	return x.write(ctx, &next, func(context.Context) error { return nil })
-}
-
-func (x *IDs) rewind(ctx context.Context, head uint64) error {
-	next := *x.pos.Load()
-	next.watermark = head
-	return x.write(ctx, &next, func(ctx context.Context) error {
-		_, err := x.st.write.ExecContext(ctx, "DELETE FROM ids WHERE seq > ?", head)
-		return err
-	})
 }
 
 // remember writes ids and moves the watermark, in one transaction. Entries that were remembered before are left out. jump
@@ -275,55 +225,4 @@ func (x *IDs) write(ctx context.Context, next *idPosition, f func(ctx context.Co
 		x.show(next.watermark)
 	}
 	return err
-}
-
-// attend runs retention from time to time.
-func (x *IDs) attend(ctx context.Context, stop context.CancelCauseFunc) {
-	t := time.NewTicker(pollEvery)
-	defer t.Stop()
-	for {
-		if err := x.retain(ctx); err != nil && ctx.Err() == nil {
-			if isCorrupt(err) {
-				stop(err)
-				return
-			}
-			x.log.Error("retention of ids.db does not work; it tries again", "error", err, "remedy", remedy(err, x.path()))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
-}
-
-// retain forgets ids that are older than IDsMaxAge, oldest first and in small transactions.
-func (x *IDs) retain(ctx context.Context) error {
-	if x.cfg.IDsMaxAge <= 0 {
-		return nil
-	}
-	before := nanos(x.cfg.Now().Add(-x.cfg.IDsMaxAge))
-	for ctx.Err() == nil {
-		n, err := x.retainStep(ctx, before)
-		if err != nil || n < idsRetainRows {
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-func (x *IDs) retainStep(ctx context.Context, before int64) (n int64, err error) {
-	x.wmu.Lock()
-	defer x.wmu.Unlock()
-	ctx = context.WithoutCancel(ctx)
-	err = x.st.tx(ctx, func() error {
-		// Times do not fall along seq: the rows that are too old are the first ones.
-		res, err := x.st.write.ExecContext(ctx, "DELETE FROM ids WHERE seq IN (SELECT seq FROM (SELECT seq, ts FROM ids ORDER BY seq LIMIT ?) WHERE ts < ?)", idsRetainRows, before)
-		if err != nil {
-			return err
-		}
-		n, err = res.RowsAffected()
-		return err
-	})
-	return n, err
 }

@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// maxEntities is how many entities one call of latest compares the events of.
+	// maxEntities is how many entities one call of latest compares the events of, and those of one more chunk.
 	maxEntities = 2_000
 	// latestChunk is how many candidates are looked up at once, at least.
-	latestChunk = 128
+	latestChunk = 64
 )
 
 // latest is find, leaving only the highest event of each entity: the one with the highest version, where there is none
@@ -23,7 +23,7 @@ func (pl *plan) latest(ctx context.Context, st *store, first, last, lo, hi uint6
 	winners := map[int64]uint64{}
 	var out found
 	for looked := 0; lo <= hi; {
-		f, err := candidates.find(ctx, st, lo, hi, desc, max(2*limit, latestChunk))
+		f, err := candidates.find(ctx, st, lo, hi, desc, max(limit, latestChunk))
 		if err != nil {
 			return found{}, err
 		}
@@ -42,7 +42,7 @@ func (pl *plan) latest(ctx context.Context, st *store, first, last, lo, hi uint6
 			if winner == seq {
 				out.seqs = append(out.seqs, seq)
 			}
-			if len(out.seqs) == limit || len(winners) >= maxEntities {
+			if len(out.seqs) == limit {
 				if out.edge = seq; (desc && seq == lo) || (!desc && seq == hi) || (seq == f.seqs[len(f.seqs)-1] && f.edge == 0) {
 					out.edge = 0
 				}
@@ -56,7 +56,7 @@ func (pl *plan) latest(ctx context.Context, st *store, first, last, lo, hi uint6
 		if err != nil {
 			return found{}, err
 		}
-		if looked += n; looked >= pl.looked {
+		if looked += n; looked >= pl.looked || len(winners) >= maxEntities {
 			out.edge = f.edge
 			return out, nil
 		}

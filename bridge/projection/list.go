@@ -6,17 +6,14 @@ import (
 	"github.com/spotbridge/spotbridge/bridge"
 )
 
-// List implements bridge.History. It looks at no more than 50,000 index rows; with LatestPerEntity, at the rows of no more
-// than 2,000 entities.
-func (p *Projection) List(ctx context.Context, r bridge.ListRequest) (bridge.ListResult, error) {
-	defer p.observe("list")()
-	st, pos, done := p.view()
-	defer done()
-	out, err := p.list(ctx, st, pos, r)
-	if err != nil {
-		return bridge.ListResult{}, p.readError(ctx, "list", err)
-	}
-	return out, nil
+// List implements bridge.History. It looks at no more than 50,000 index rows; with LatestPerEntity, also at the events of
+// about 2,000 entities.
+func (p *Projection) List(ctx context.Context, r bridge.ListRequest) (out bridge.ListResult, err error) {
+	err = p.read(ctx, "list", func(st *store, pos *position) (err error) {
+		out, err = p.list(ctx, st, pos, r)
+		return err
+	})
+	return out, err
 }
 
 func (p *Projection) list(ctx context.Context, st *store, pos *position, r bridge.ListRequest) (bridge.ListResult, error) {
@@ -48,22 +45,62 @@ func (p *Projection) list(ctx context.Context, st *store, pos *position, r bridg
 		}
 		return out, err
 	}
-	pl, err := p.plan(ctx, st, r.Filter, eventsBetween(seen.floor, seen.watermark))
+	pl, err := p.plan(ctx, st, r.Filter, seen.span())
 	if err != nil || pl.empty {
 		return out, err
 	}
-	var f found
+	find := pl.find
 	if r.LatestPerEntity {
-		f, err = pl.latest(ctx, st, first, last, lo, hi, desc, limit)
-	} else {
-		f, err = pl.find(ctx, st, lo, hi, desc, limit)
+		find = func(ctx context.Context, st *store, lo, hi uint64, desc bool, limit int) (found, error) {
+			return pl.latest(ctx, st, first, last, lo, hi, desc, limit)
+		}
 	}
-	if err != nil {
-		return out, err
+	out.Events, out.Next, err = p.page(ctx, st, find, lo, hi, desc, r.Bodies, limit, r.MaxBytes)
+	return out, err
+}
+
+// bodiesAtOnce is how many sequences are looked up at once when bodies will end the page sooner than its size.
+const bodiesAtOnce = 128
+
+// finder finds sequences between lo and hi, see plan.find.
+type finder func(ctx context.Context, st *store, lo, hi uint64, desc bool, limit int) (found, error)
+
+// page finds and loads up to limit events, and ends before maxBytes are exceeded (0 = no limit; at least one event). edge
+// is the sequence up to which everything was looked at, 0 when that is all.
+func (p *Projection) page(ctx context.Context, st *store, find finder, lo, hi uint64, desc, bodies bool, limit, maxBytes int) (events []*bridge.Encoded, edge uint64, err error) {
+	for len(events) < limit {
+		n := limit - len(events)
+		if bodies && maxBytes > 0 {
+			n = min(n, bodiesAtOnce)
+		}
+		f, err := find(ctx, st, lo, hi, desc, n)
+		if err != nil {
+			return nil, 0, err
+		}
+		part, bytes, full, err := p.loadSeqs(ctx, st, f.seqs, desc, bodies, len(events) == 0, maxBytes)
+		if err != nil {
+			return nil, 0, err
+		}
+		events = append(events, part...)
+		switch {
+		case full && len(part) > 0:
+			return events, part[len(part)-1].Sequence, nil
+		case full: // the last event of the part before this one was the last that fits
+			return events, events[len(events)-1].Sequence, nil
+		case f.edge == 0 || len(f.seqs) < n: // all, or the rows that a call may look at
+			return events, f.edge, nil
+		}
+		edge = f.edge
+		if maxBytes > 0 {
+			if maxBytes -= bytes; maxBytes <= 0 {
+				return events, edge, nil
+			}
+		}
+		if desc {
+			hi = edge - 1
+		} else {
+			lo = edge + 1
+		}
 	}
-	if out.Events, err = p.loadSeqs(ctx, st, f.seqs, desc, r.Bodies, r.MaxBytes); err != nil {
-		return out, err
-	}
-	out.Next = next(f, out.Events, 0)
-	return out, nil
+	return events, edge, nil
 }

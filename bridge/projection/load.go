@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -40,12 +41,10 @@ func (p *Projection) loadRange(ctx context.Context, st *store, lo, hi uint64, de
 var loadSteps = []int{1, 8, 64, 256, 1024}
 
 // loadSeqs reads the events with the given sequences, which are in the order that is asked for. Those that are gone are
-// left out. It stops when maxBytes are reached (0 = no limit), after at least one.
-func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, desc, bodies bool, maxBytes int) ([]*bridge.Encoded, error) {
-	var out []*bridge.Encoded
-	for len(seqs) > 0 {
-		part := seqs[:min(len(seqs), loadSteps[len(loadSteps)-1])]
-		seqs = seqs[len(part):]
+// left out. It stops before maxBytes would be exceeded (0 = no limit; first says that one event is read even so), and says
+// so by full.
+func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, desc, bodies, first bool, maxBytes int) (out []*bridge.Encoded, bytes int, full bool, err error) {
+	for part := range slices.Chunk(seqs, loadSteps[len(loadSteps)-1]) {
 		n := 0
 		for _, n = range loadSteps {
 			if n >= len(part) {
@@ -58,20 +57,23 @@ func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, des
 		}
 		rows, err := st.rows(ctx, "SELECT "+loadColumns(bodies)+" FROM wide w WHERE w.seq IN (?"+strings.Repeat(",?", n-1)+") ORDER BY w.seq "+direction(desc), args...)
 		if err != nil {
-			return nil, err
+			return nil, 0, false, err
 		}
-		events, bytes, more, err := p.collect(rows, bodies, len(out) == 0, len(part), maxBytes)
+		events, b, full, err := p.collect(rows, bodies, first && len(out) == 0, len(part), maxBytes)
 		if err != nil {
-			return nil, err
+			return nil, 0, false, err
 		}
-		out = append(out, events...)
+		out, bytes = append(out, events...), bytes+b
+		if full {
+			return out, bytes, true, nil
+		}
 		if maxBytes > 0 {
-			if maxBytes -= bytes; more || maxBytes <= 0 {
-				break
+			if maxBytes -= b; maxBytes <= 0 {
+				return out, bytes, len(out) < len(seqs), nil
 			}
 		}
 	}
-	return out, nil
+	return out, bytes, false, nil
 }
 
 // collect makes events of rows and closes them. It ends before maxBytes would be exceeded (0 = no limit); first says that

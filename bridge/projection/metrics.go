@@ -13,7 +13,7 @@ type metrics struct {
 	rebuilds    *prometheus.CounterVec // by cause: foreign_log, rewound_log, corrupt, version
 	writeErrors prometheus.Counter
 	apply       prometheus.Histogram
-	query       *prometheus.HistogramVec // by query: scan, list, count, get, deliveries
+	query       *prometheus.HistogramVec // by query: scan, list, count, get, bounds, sequence, types, deliveries, delivery, quarantined, body
 	retained    prometheus.Counter
 	size        prometheus.Gauge
 	watermark   prometheus.Gauge

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/spotbridge/spotbridge/bridge"
 )
@@ -41,27 +42,23 @@ type Projection struct {
 	head    atomic.Uint64
 	ready   atomic.Bool
 	failing atomic.Pointer[error]
-	// damaged wakes the follower when a reader has found the file damaged.
-	damaged chan error
+	// damaged wakes the follower when a reader has found the file damaged; lastDamage is when one did so before.
+	damaged    chan error
+	lastDamage time.Time
 }
 
 var _ bridge.History = (*Projection)(nil)
 
 // quickCheckBytes is the largest file that is checked in full after an unclean end; it takes about a second. Damage in a
 // larger one is found when it is read.
-const quickCheckBytes = 256 << 20
+const quickCheckBytes = 64 << 20
 
 // Open opens projection.db, or makes it. A damaged file is moved aside, one of another version deleted; both are then
 // rebuilt by Run. It does not need the log.
 func Open(ctx context.Context, cfg Config) (*Projection, error) {
 	cfg = cfg.withDefaults()
-	c, err := newCodec()
-	if err != nil {
-		return nil, err
-	}
-	p := &Projection{cfg: cfg, log: cfg.Logger, m: newMetrics(cfg.Registerer), codec: c, looked: maxLooked, damaged: make(chan error, 1)}
+	p := &Projection{cfg: cfg, log: cfg.Logger, m: newMetrics(cfg.Registerer), codec: newCodec(), looked: maxLooked, damaged: make(chan error, 1)}
 	if err := p.open(ctx); err != nil {
-		c.close()
 		return nil, err
 	}
 	return p, nil
@@ -169,8 +166,8 @@ func quickCheck(ctx context.Context, st *store) error {
 	return nil
 }
 
-// renew puts a new, empty file in the place of this one. clear removes the old one or moves it aside.
-func (p *Projection) renew(ctx context.Context, clear func() error) error {
+// renew puts a new, empty file in the place of this one. remove removes the old one or moves it aside.
+func (p *Projection) renew(ctx context.Context, remove func() error) error {
 	p.ready.Store(false)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -182,13 +179,17 @@ func (p *Projection) renew(ctx context.Context, clear func() error) error {
 		_ = p.st.Close()
 		p.closed = true
 	}
-	if err := clear(); err != nil {
+	if err := remove(); err != nil {
 		return err
 	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
 	p.closed = false
+	select {
+	case <-p.damaged: //nolint:errcheck // was said of the old file
+	default:
+	}
 	return nil
 }
 
@@ -206,7 +207,6 @@ func (p *Projection) Close() error {
 	defer p.mu.Unlock()
 	p.wmu.Lock()
 	defer p.wmu.Unlock()
-	defer p.codec.close()
 	if p.closed {
 		return nil
 	}
@@ -239,14 +239,14 @@ func (p *Projection) Health() error {
 	return nil
 }
 
-// view returns the file and the position for a reader, who must call done.
-func (p *Projection) view() (st *store, pos *position, done func()) {
+// read runs a reader with the file and the position, measures it, and translates its error. When the file is damaged it
+// tells the follower.
+func (p *Projection) read(ctx context.Context, what string, f func(st *store, pos *position) error) error {
+	begin := time.Now()
 	p.mu.RLock()
-	return p.st, p.pos.Load(), p.mu.RUnlock
-}
-
-// readError translates a reader's error, and tells the follower when the file is damaged.
-func (p *Projection) readError(ctx context.Context, what string, err error) error {
+	defer p.mu.RUnlock()
+	err := f(p.st, p.pos.Load())
+	p.m.query.WithLabelValues(what).Observe(time.Since(begin).Seconds())
 	if isCorrupt(err) {
 		select {
 		case p.damaged <- err:

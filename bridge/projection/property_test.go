@@ -167,7 +167,11 @@ func TestQueriesAgreeWithFilterMatch(t *testing.T) {
 		sink := &collector{}
 		p := projectedInto(t, r, log, sink)
 		m := model{sink.events}
-		for range 12 {
+		rounds := 12
+		if testing.Short() {
+			rounds = 4
+		}
+		for range rounds {
 			f := genFilter(r)
 			start, end := genTimes(r)
 			checkList(t, r, p, m, f, start, end)

@@ -53,8 +53,7 @@ func (p *Projection) retain(ctx context.Context, logFloor uint64) error {
 
 // firstSince returns the sequence of the first event or quarantined body since t, or the one after the watermark.
 func (p *Projection) firstSince(ctx context.Context, t time.Time) (uint64, error) {
-	st, pos, done := p.view()
-	defer done()
+	st, pos := p.st, p.pos.Load()
 	var seq *uint64
 	err := st.row(ctx, `SELECT min(seq) FROM (SELECT * FROM (SELECT seq FROM events WHERE ts >= ? ORDER BY ts, seq LIMIT 1)
 		UNION ALL SELECT * FROM (SELECT seq FROM quarantine WHERE ts >= ? ORDER BY ts, seq LIMIT 1))`, []any{nanos(t), nanos(t)}, &seq)
@@ -186,11 +185,9 @@ func (p *Projection) expire(ctx context.Context, sums *sums, last, below int64) 
 
 // size returns the bytes in use and the free pages of the file.
 func (p *Projection) size(ctx context.Context) (used int64, free int64, err error) {
-	st, _, done := p.view()
-	defer done()
 	var pages, size int64
 	for pragma, dst := range map[string]*int64{"page_count": &pages, "freelist_count": &free, "page_size": &size} {
-		if err := st.read.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(dst); err != nil {
+		if err := p.st.read.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(dst); err != nil {
 			return 0, 0, err
 		}
 	}

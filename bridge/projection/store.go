@@ -53,6 +53,14 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	if err := os.MkdirAll(filepath.Dir(o.path), 0o700); err != nil {
 		return nil, err
 	}
+	// The files have travelers' data. SQLite gives its other files the mode of this one.
+	f, err := os.OpenFile(o.path, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
 	w := []string{"busy_timeout(10000)"}
 	if o.incremental {
 		w = append(w, "auto_vacuum(incremental)") // must come before the first page is written
@@ -108,33 +116,55 @@ type statement struct {
 }
 
 func (s *store) acquire(ctx context.Context, text string) (*statement, error) {
+	if st := s.cached(text, nil); st != nil {
+		return st, nil
+	}
+	// Not under the lock: this may wait for a connection, whose user may wait for the lock.
+	prepared, err := s.read.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	return s.cached(text, prepared), nil
+}
+
+// cached returns the statement for a text, with one more user. When there is none, it is the one that was prepared, if any.
+func (s *store) cached(text string, prepared *sql.Stmt) *statement {
+	var unused []*sql.Stmt
+	defer func() {
+		for _, st := range unused {
+			_ = st.Close()
+		}
+	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, ok := s.stmts[text]
-	if !ok {
-		prepared, err := s.read.PrepareContext(ctx, text)
-		if err != nil {
-			return nil, err
-		}
+	switch {
+	case ok && prepared != nil:
+		unused = append(unused, prepared) // somebody else was faster
+	case !ok && prepared == nil:
+		return nil
+	case !ok:
 		if len(s.stmts) >= maxStatements {
-			for k, old := range s.stmts {
-				delete(s.stmts, k)
+			for _, old := range s.stmts {
 				if old.dropped = true; old.users == 0 {
-					_ = old.Close()
+					unused = append(unused, old.Stmt)
 				}
 			}
+			clear(s.stmts)
 		}
 		st = &statement{Stmt: prepared}
 		s.stmts[text] = st
 	}
 	st.users++
-	return st, nil
+	return st
 }
 
 func (s *store) release(st *statement) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st.users--; st.users == 0 && st.dropped {
+	st.users--
+	last := st.users == 0 && st.dropped
+	s.mu.Unlock()
+	if last {
 		_ = st.Close()
 	}
 }
@@ -145,8 +175,8 @@ func (s *store) rows(ctx context.Context, text string, args ...any) (*sql.Rows, 
 	if err != nil {
 		return nil, err
 	}
-	defer s.release(st) // open rows keep what they need
-	return st.QueryContext(ctx, args...)
+	defer s.release(st)                  // open rows keep what they need
+	return st.QueryContext(ctx, args...) //nolint:sqlclosecheck // the caller closes the rows
 }
 
 // row runs a reading statement that gives at most one row.

@@ -28,7 +28,7 @@ func (w *writer) each() map[**sql.Stmt]string {
 		&w.ent:      "INSERT OR IGNORE INTO ent (kind, id, seq) VALUES (?,?,?)",
 
 		&w.dictInsert: "INSERT INTO dict (id, kind, value, n, extra) VALUES (?,?,?,?,?)",
-		&w.dictUpdate: "UPDATE dict SET n = n + ?, extra = extra + ? WHERE id = ?",
+		&w.dictUpdate: "UPDATE dict SET n = n + ?, extra = extra + ? WHERE id IN (?,?,?,?)",
 		&w.dictDelete: "DELETE FROM dict WHERE id = ?",
 
 		&w.entityGet:    "SELECT eid, ver, et, proven FROM entity WHERE id = ? AND kind = ?",
@@ -61,7 +61,7 @@ func newWriter(ctx context.Context, conn *sql.Conn) (*writer, error) {
 	w := &writer{}
 	for st, text := range w.each() {
 		var err error
-		if *st, err = conn.PrepareContext(ctx, text); err != nil {
+		if *st, err = conn.PrepareContext(ctx, text); err != nil { //nolint:sqlclosecheck // close closes all
 			return nil, errors.Join(err, w.close())
 		}
 	}

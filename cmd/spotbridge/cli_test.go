@@ -125,7 +125,7 @@ func TestACommandLineSession(t *testing.T) {
 	}
 
 	// Deliveries, also a refused one.
-	code, _, stderr := cli(t, "", append([]string{"trigger", "PNR_V3", "--url", "http://" + a.WebhookAddr() + "/webhooks/sandbox", "--secret", samples.Secrets()[1]})...)
+	code, _, stderr := cli(t, "", "trigger", "PNR_V3", "--url", "http://"+a.WebhookAddr()+"/webhooks/sandbox", "--secret", samples.Secrets()[1])
 	if code == 0 || !strings.Contains(stderr, "deliveries --outcome refused") {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
