@@ -51,6 +51,11 @@ generate: $(BUF) $(OPENAPI) ## regenerate gen/ from proto/
 	@rm -r .bin/swagger
 	@echo 'generated gen/go and gen/openapi'
 
+.PHONY: payload-schema
+payload-schema: ## typed payloads from a schema: make payload-schema SCHEMA="a.json b.json"
+	@go run ./tools/payloadgen $(addprefix -schema ,$(SCHEMA))
+	@$(MAKE) generate
+
 .PHONY: lint
 lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint and buf format
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then printf 'not formatted (gofmt -w):\n%s\n' "$$files"; exit 1; fi

@@ -1,7 +1,9 @@
 package payload
 
 import (
+	"bytes"
 	"strconv"
+	"unicode"
 	"unicode/utf8"
 
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -15,6 +17,18 @@ const (
 	maxLevel   = 90
 	eventLevel = 4
 )
+
+// maxDrifts bounds the drift of one event.
+const maxDrifts = 256
+
+// Drift is something in which an event differs from the published schema. Array indexes in the path are left out: [].
+type Drift struct {
+	Path string
+	// Kind is UNKNOWN_FIELD, UNKNOWN_ENUM_VALUE, TYPE_MISMATCH, OUT_OF_RANGE or DEPRECATED_FIELD.
+	Kind pb.IssueKind
+	// Count is how often the event has it.
+	Count int
+}
 
 // Issue is something that did not fit, by place and kind and never by value.
 type Issue struct {
@@ -40,73 +54,108 @@ type conv struct {
 	issues []Issue
 	// unset says that a known field was left unset.
 	unset bool
+
+	// into is what the payload is converted into, nil when the event type is not known.
+	into *rootTable
+	// typed says that it was, wrapped that it came in its wrapper.
+	typed, wrapped bool
+	// fieldPlaces are, for the open messages, the places of their fields plus 1.
+	fieldPlaces []int32
+	// odd is why single has refused a value.
+	odd pb.IssueKind
+	// track says whether drift is wanted.
+	track  bool
+	drifts []Drift
+	// paths holds the texts of paths that came before, by themselves.
+	paths    map[string]string
+	pathText []byte
 }
 
-// step is a member name, or an index when name is nil.
+// step is a member by its name; or, when that is nil, a field of a table, or an item of an array.
 type step struct {
 	name  []byte
+	table *messageTable
 	index int
 }
 
 func (c *conv) issue(kind pb.IssueKind) {
 	if len(c.issues) < maxIssues {
-		c.issues = append(c.issues, Issue{Path: c.pathText(false), Kind: kind})
+		c.issues = append(c.issues, Issue{Path: string(cutPath(c.appendPath(nil, false))), Kind: kind})
 	}
 }
 
-// pathText is the path to the value in hand: $.payload.legs[0].flights, at most 256 bytes. general leaves out which item
-// of an array it is.
-func (c *conv) pathText(general bool) string {
-	p := append(make([]byte, 0, maxPathBytes), c.root...)
+// drift notes that the value in hand differs from the schema.
+func (c *conv) drift(kind pb.IssueKind) {
+	c.pathText = cutPath(c.appendPath(c.pathText[:0], true))
+	path, ok := c.paths[string(c.pathText)]
+	if !ok {
+		if c.paths == nil || len(c.paths) > 4*maxDrifts {
+			c.paths = map[string]string{}
+		}
+		path = string(c.pathText)
+		c.paths[path] = path
+	}
+	for i := range c.drifts {
+		if d := &c.drifts[i]; d.Kind == kind && d.Path == path {
+			d.Count++
+			return
+		}
+	}
+	if len(c.drifts) < maxDrifts {
+		c.drifts = append(c.drifts, Drift{Path: path, Kind: kind, Count: 1})
+	}
+}
+
+// appendPath appends the path to the value in hand: $.payload.legs[0].flights. general leaves out which item of an array
+// it is.
+func (c *conv) appendPath(p []byte, general bool) []byte {
+	p = append(p, c.root...)
 	for _, s := range c.path {
 		switch {
-		case s.name == nil && general:
+		case s.name != nil:
+			p = appendName(p, s.name)
+		case s.table != nil:
+			p = appendName(p, s.table.fields[s.index].name)
+		case general:
 			p = append(p, "[]"...)
-		case s.name == nil:
+		default:
 			p = append(p, '[')
 			p = strconv.AppendInt(p, int64(s.index), 10)
 			p = append(p, ']')
-		default:
-			p = appendName(p, s.name)
 		}
 		if len(p) > maxPathBytes {
 			break
 		}
 	}
-	return cutPath(p)
+	return p
 }
 
 // appendName appends .name, or ["name"] when the name is not a plain word.
 func appendName(p, name []byte) []byte {
-	plain := len(name) > 0
-	for _, ch := range name {
-		if !('a' <= ch && ch <= 'z' || 'A' <= ch && ch <= 'Z' || '0' <= ch && ch <= '9' || ch == '_' || ch == '-') {
-			plain = false
-			break
-		}
-	}
+	plain := len(name) > 0 && !bytes.ContainsFunc(name, func(r rune) bool {
+		return r >= utf8.RuneSelf || r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
 	if plain {
 		p = append(p, '.')
 		return append(p, name...)
 	}
-	if len(name) > maxPathBytes {
-		name = name[:maxPathBytes]
-	}
+	name = name[:min(len(name), maxPathBytes)]
 	p = append(p, '[')
 	p = strconv.AppendQuote(p, string(name))
 	return append(p, ']')
 }
 
-func cutPath(p []byte) string {
+// cutPath shortens a path to 256 bytes.
+func cutPath(p []byte) []byte {
 	const more = "..."
 	if len(p) <= maxPathBytes {
-		return string(p)
+		return p
 	}
 	n := maxPathBytes - len(more)
 	for n > 0 && !utf8.RuneStart(p[n]) {
 		n--
 	}
-	return string(append(p[:n], more...))
+	return append(p[:n], more...)
 }
 
 // stringValue writes the text of the string between start and end, without a length.

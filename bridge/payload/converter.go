@@ -2,6 +2,7 @@ package payload
 
 import (
 	"bytes"
+	"math"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -20,48 +21,76 @@ const maxPooled = 4 << 20
 
 // Converter turns payloads into wire bytes. It is safe for concurrent use.
 type Converter struct {
-	pool sync.Pool
+	roots map[string]*rootTable
+	pool  sync.Pool
 }
 
 // New returns a converter.
-func New() *Converter {
-	return &Converter{pool: sync.Pool{New: func() any { return new(conv) }}}
+func New() *Converter { return newConverter(roots()) }
+
+func newConverter(roots map[string]*rootTable) *Converter {
+	return &Converter{roots: roots, pool: sync.Pool{New: func() any { return new(conv) }}}
 }
+
+// Revision is the revision of the published schema that the converter follows.
+func (v *Converter) Revision() string { return schemaRevision }
 
 // Result is the outcome of a conversion.
 type Result struct {
-	// Wire is what Convert returns.
+	// Wire is what Convert returns: the wire bytes of Event.conversion and Event.payload.
 	Wire   []byte
 	Status pb.ConversionStatus
+	// Issues are those of the conversion: what did not fit.
 	Issues []Issue
+	// Drift is in what the payload differs from the published schema, whether it fitted or not.
+	Drift []Drift
 }
 
 // Convert returns the wire bytes of Event.conversion and Event.payload for a body. It never fails: what cannot be
 // converted is said in the conversion.
 func (v *Converter) Convert(eventType string, body []byte) []byte {
-	return v.Result(eventType, body).Wire
+	return v.convert(eventType, body, false).Wire
 }
 
-// Result converts like Convert and tells more about it.
-func (v *Converter) Result(_ string, body []byte) Result {
+// Inspect converts like Convert and tells in what the payload differs from the published schema.
+func (v *Converter) Inspect(eventType string, body []byte) Result {
+	return v.convert(eventType, body, true)
+}
+
+func (v *Converter) convert(eventType string, body []byte, track bool) Result {
 	c := v.pool.Get().(*conv)
 	defer v.put(c)
 	c.b = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	c.dead = nil
-	status := pb.ConversionStatus_CONVERSION_STATUS_RAW_ONLY
-	for c.again = true; c.again; {
+	if len(c.b) > math.MaxInt32 { // far beyond what the door lets in
+		c.b = nil
+	}
+	c.into, c.track = v.roots[eventType], track
+	for {
 		c.again = false
-		if !c.body() {
-			c.w.reset()
-			c.issues = c.issues[:0]
-			break
+		ok := c.body()
+		if c.again {
+			continue // some members gave way to later ones, which was not known when they were written
+		}
+		if !ok {
+			c.start()
+		}
+		break
+	}
+	r := Result{Status: pb.ConversionStatus_CONVERSION_STATUS_RAW_ONLY}
+	revision := ""
+	if c.typed {
+		r.Status, revision = pb.ConversionStatus_CONVERSION_STATUS_FULL, schemaRevision
+		if c.unset {
+			r.Status = pb.ConversionStatus_CONVERSION_STATUS_PARTIAL
 		}
 	}
-	r := Result{Status: status}
 	if len(c.issues) > 0 {
 		r.Issues = append([]Issue(nil), c.issues...)
 	}
-	conversion := appendConversion(make([]byte, 0, 256), r.Status, "", r.Issues)
+	if len(c.drifts) > 0 {
+		r.Drift = append([]Drift(nil), c.drifts...)
+	}
+	conversion := appendConversion(make([]byte, 0, 256), r.Status, revision, r.Issues)
 	r.Wire = make([]byte, 0, len(conversion)+c.w.size())
 	r.Wire = append(r.Wire, conversion...)
 	r.Wire = c.w.assemble(r.Wire)
@@ -71,6 +100,7 @@ func (v *Converter) Result(_ string, body []byte) Result {
 func (v *Converter) put(c *conv) {
 	clear(c.names[:cap(c.names)]) // they point into the body
 	clear(c.path[:cap(c.path)])
+	clear(c.issues)
 	c.b, c.dead = nil, nil
 	if cap(c.w.out) <= maxPooled {
 		v.pool.Put(c)
@@ -102,8 +132,7 @@ func (c *conv) body() bool {
 		}
 		i = space(b, i+1)
 		if string(c.name(start, end, t)) == "payload" {
-			c.start() // the last one counts; the envelope tells of repeats
-			i = c.payload(i)
+			i = c.payload(i) // the last one counts; the envelope tells of repeats
 		} else {
 			i = skip(b, i, 1)
 		}
@@ -122,20 +151,102 @@ func (c *conv) body() bool {
 	}
 }
 
+// start forgets what an earlier payload member left.
 func (c *conv) start() {
 	c.w.reset()
 	c.root, c.path = "$.payload", c.path[:0]
-	c.names, c.places = c.names[:0], c.places[:0]
-	c.issues, c.unset = c.issues[:0], false
+	c.names, c.places, c.fieldPlaces = c.names[:0], c.places[:0], c.fieldPlaces[:0]
+	c.issues, c.drifts, c.odd = c.issues[:0], c.drifts[:0], pb.IssueKind_ISSUE_KIND_UNSPECIFIED
+	c.unset, c.typed, c.wrapped = false, false, false
 }
 
+// payload writes the payload that begins at i.
 func (c *conv) payload(i int) int {
-	c.w.out = protowire.AppendTag(c.w.out, fieldOther, protowire.BytesType)
-	end, set := c.value(i, eventLevel+1)
-	if !set {
-		c.w.reset()
+	c.start()
+	if c.into == nil || at(c.b, i) != '{' {
+		c.w.out = protowire.AppendTag(c.w.out, fieldOther, protowire.BytesType)
+		end, set := c.value(i, eventLevel+1)
+		if !set {
+			c.w.reset()
+		}
+		return end
+	}
+	m := c.openRoot()
+	end := c.message(i, c.into.message, eventLevel+1)
+	if c.wrapped {
+		c.start()
+		m = c.openRoot()
+		end = c.unwrap(i)
+	}
+	if end != bad {
+		c.w.close(m)
+		c.typed = true
 	}
 	return end
+}
+
+func (c *conv) openRoot() mark {
+	c.w.out = protowire.AppendTag(c.w.out, c.into.number, protowire.BytesType)
+	return c.w.open()
+}
+
+// unwrap writes the payload that is a member of the object at i.
+func (c *conv) unwrap(i int) int {
+	b := c.b
+	i = space(b, i+1)
+	c.path = append(c.path, step{})
+	earlier := bad
+	for {
+		place := i
+		if at(b, i) != '"' {
+			return bad
+		}
+		end, t := str(b, i+1)
+		if end == bad {
+			return bad
+		}
+		name := c.name(i+1, end, t)
+		if i = c.colon(end + 1); i == bad {
+			return bad
+		}
+		c.path[0].name = name
+		switch {
+		case c.replaced(place):
+			i = skip(b, i, 0)
+		case string(name) != c.into.member:
+			if c.track && c.into.wrapper.names.find(name) < 0 {
+				c.drift(pb.IssueKind_ISSUE_KIND_UNKNOWN_FIELD)
+			}
+			i = skip(b, i, 0)
+		default:
+			if earlier != bad {
+				c.kill(earlier)
+			}
+			earlier = place
+			switch at(b, i) {
+			case '{':
+				i = c.message(i, c.into.message, eventLevel+1)
+			case 'n':
+				i = literal(b, i, "null")
+			default:
+				c.odd = pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH
+				c.report()
+				i = skip(b, i, 0)
+			}
+		}
+		if i == bad {
+			return bad
+		}
+		i = space(b, i)
+		switch at(b, i) {
+		case ',':
+			i = space(b, i+1)
+		case '}':
+			return i + 1
+		default:
+			return bad
+		}
+	}
 }
 
 // appendConversion appends Event.conversion.

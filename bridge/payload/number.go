@@ -128,12 +128,14 @@ func wideInteger(text []byte) (int64, bool) {
 	var digits []byte
 	exp, seenDot, neg := 0, false, false
 	for i, c := range text {
-		switch {
-		case c == '-':
+		switch c {
+		case '-':
 			neg = true
-		case c == '.':
+			continue
+		case '.':
 			seenDot = true
-		case c == 'e' || c == 'E':
+			continue
+		case 'e', 'E':
 			e, err := strconv.Atoi(string(text[i+1:]))
 			if err != nil || e > maxExponent || e < -maxExponent {
 				e = maxExponent // a number with that many digits that is whole and in range is not worth the trouble
@@ -146,10 +148,9 @@ func wideInteger(text []byte) (int64, bool) {
 			if seenDot {
 				exp--
 			}
+			continue
 		}
-		if c == 'e' || c == 'E' {
-			break
-		}
+		break // after the exponent
 	}
 	for len(digits) > 0 && digits[len(digits)-1] == '0' {
 		digits, exp = digits[:len(digits)-1], exp+1

@@ -8,10 +8,10 @@ import (
 
 // Tags of google.protobuf.Value, Struct, Struct.FieldsEntry and ListValue.
 const (
-	tagNull   = 1<<3 | 0
+	tagNull   = 1 << 3
 	tagNumber = 2<<3 | 1
 	tagString = 3<<3 | 2
-	tagBool   = 4<<3 | 0
+	tagBool   = 4 << 3
 	tagStruct = 5<<3 | 2
 	tagList   = 6<<3 | 2
 

@@ -9,6 +9,7 @@
 package spotbridgev1
 
 import (
+	v1 "github.com/spotbridge/spotbridge/gen/go/spotnana/payload/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	structpb "google.golang.org/protobuf/types/known/structpb"
@@ -472,12 +473,18 @@ type Event struct {
 	EnvelopeIssues []*Issue `protobuf:"bytes,21,rep,name=envelope_issues,json=envelopeIssues,proto3" json:"envelope_issues,omitempty"`
 	// How the payload was converted. Set in the views TYPED and FULL only.
 	Conversion *Conversion `protobuf:"bytes,30,opt,name=conversion,proto3" json:"conversion,omitempty"`
-	// The payload, converted. Set in the views TYPED and FULL, when the body had a payload. Numbers 32 to 47 of this oneof
-	// are kept for the typed messages of known event types.
+	// The payload, converted. Set in the views TYPED and FULL, when the body had a payload. Numbers up to 47 are kept for
+	// the typed messages of event types to come.
 	//
 	// Types that are valid to be assigned to Payload:
 	//
 	//	*Event_Other
+	//	*Event_PnrV3
+	//	*Event_TripDetailsV3
+	//	*Event_TravelerV2
+	//	*Event_ServiceCharge
+	//	*Event_PnrApproval
+	//	*Event_AgentTaskDetails
 	Payload isEvent_Payload `protobuf_oneof:"payload"`
 	// The exact request body, byte for byte. Set in the views RAW and FULL.
 	RawBody []byte `protobuf:"bytes,50,opt,name=raw_body,json=rawBody,proto3" json:"raw_body,omitempty"`
@@ -687,6 +694,60 @@ func (x *Event) GetOther() *structpb.Value {
 	return nil
 }
 
+func (x *Event) GetPnrV3() *v1.PnrData {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_PnrV3); ok {
+			return x.PnrV3
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetTripDetailsV3() *v1.TripV3DetailsResponse {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_TripDetailsV3); ok {
+			return x.TripDetailsV3
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetTravelerV2() *v1.UserProfile {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_TravelerV2); ok {
+			return x.TravelerV2
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetServiceCharge() *v1.ServiceChargeRecord {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_ServiceCharge); ok {
+			return x.ServiceCharge
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetPnrApproval() *v1.PnrApproval {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_PnrApproval); ok {
+			return x.PnrApproval
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentTaskDetails() *v1.AgentTask {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentTaskDetails); ok {
+			return x.AgentTaskDetails
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRawBody() []byte {
 	if x != nil {
 		return x.RawBody
@@ -711,7 +772,49 @@ type Event_Other struct {
 	Other *structpb.Value `protobuf:"bytes,31,opt,name=other,proto3,oneof"`
 }
 
+type Event_PnrV3 struct {
+	// Payload of PNR_V3: a booking. It may come wrapped as {pnrId, data}; this is then the data.
+	PnrV3 *v1.PnrData `protobuf:"bytes,32,opt,name=pnr_v3,json=pnrV3,proto3,oneof"`
+}
+
+type Event_TripDetailsV3 struct {
+	// Payload of TRIP_DETAILS_V3: a trip with its bookings.
+	TripDetailsV3 *v1.TripV3DetailsResponse `protobuf:"bytes,33,opt,name=trip_details_v3,json=tripDetailsV3,proto3,oneof"`
+}
+
+type Event_TravelerV2 struct {
+	// Payload of TRAVELER_V2: a traveler's profile.
+	TravelerV2 *v1.UserProfile `protobuf:"bytes,34,opt,name=traveler_v2,json=travelerV2,proto3,oneof"`
+}
+
+type Event_ServiceCharge struct {
+	// Payload of SERVICE_CHARGE: a fee.
+	ServiceCharge *v1.ServiceChargeRecord `protobuf:"bytes,35,opt,name=service_charge,json=serviceCharge,proto3,oneof"`
+}
+
+type Event_PnrApproval struct {
+	// Payload of PNR_APPROVAL: an approval that is asked for or given.
+	PnrApproval *v1.PnrApproval `protobuf:"bytes,36,opt,name=pnr_approval,json=pnrApproval,proto3,oneof"`
+}
+
+type Event_AgentTaskDetails struct {
+	// Payload of AGENT_TASK_DETAILS: a task of a travel agent.
+	AgentTaskDetails *v1.AgentTask `protobuf:"bytes,37,opt,name=agent_task_details,json=agentTaskDetails,proto3,oneof"`
+}
+
 func (*Event_Other) isEvent_Payload() {}
+
+func (*Event_PnrV3) isEvent_Payload() {}
+
+func (*Event_TripDetailsV3) isEvent_Payload() {}
+
+func (*Event_TravelerV2) isEvent_Payload() {}
+
+func (*Event_ServiceCharge) isEvent_Payload() {}
+
+func (*Event_PnrApproval) isEvent_Payload() {}
+
+func (*Event_AgentTaskDetails) isEvent_Payload() {}
 
 // EntityRef names the thing that an event is about.
 type EntityRef struct {
@@ -1262,7 +1365,7 @@ var File_spotbridge_v1_event_proto protoreflect.FileDescriptor
 
 const file_spotbridge_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x19spotbridge/v1/event.proto\x12\rspotbridge.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\b\n" +
+	"\x19spotbridge/v1/event.proto\x12\rspotbridge.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$spotnana/payload/v1/agent_task.proto\x1a\"spotnana/payload/v1/approval.proto\x1a\x1dspotnana/payload/v1/pnr.proto\x1a(spotnana/payload/v1/service_charge.proto\x1a\"spotnana/payload/v1/traveler.proto\x1a\x1espotnana/payload/v1/trip.proto\"\xf8\v\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1d\n" +
@@ -1294,7 +1397,14 @@ const file_spotbridge_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"conversion\x18\x1e \x01(\v2\x19.spotbridge.v1.ConversionR\n" +
 	"conversion\x12.\n" +
-	"\x05other\x18\x1f \x01(\v2\x16.google.protobuf.ValueH\x00R\x05other\x12\x19\n" +
+	"\x05other\x18\x1f \x01(\v2\x16.google.protobuf.ValueH\x00R\x05other\x125\n" +
+	"\x06pnr_v3\x18  \x01(\v2\x1c.spotnana.payload.v1.PnrDataH\x00R\x05pnrV3\x12T\n" +
+	"\x0ftrip_details_v3\x18! \x01(\v2*.spotnana.payload.v1.TripV3DetailsResponseH\x00R\rtripDetailsV3\x12C\n" +
+	"\vtraveler_v2\x18\" \x01(\v2 .spotnana.payload.v1.UserProfileH\x00R\n" +
+	"travelerV2\x12Q\n" +
+	"\x0eservice_charge\x18# \x01(\v2(.spotnana.payload.v1.ServiceChargeRecordH\x00R\rserviceCharge\x12E\n" +
+	"\fpnr_approval\x18$ \x01(\v2 .spotnana.payload.v1.PnrApprovalH\x00R\vpnrApproval\x12N\n" +
+	"\x12agent_task_details\x18% \x01(\v2\x1e.spotnana.payload.v1.AgentTaskH\x00R\x10agentTaskDetails\x12\x19\n" +
 	"\braw_body\x182 \x01(\fR\arawBody\x120\n" +
 	"\aomitted\x183 \x01(\v2\x16.spotbridge.v1.OmittedR\aomittedB\t\n" +
 	"\apayload\"u\n" +
@@ -1402,23 +1512,29 @@ func file_spotbridge_v1_event_proto_rawDescGZIP() []byte {
 var file_spotbridge_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_spotbridge_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_spotbridge_v1_event_proto_goTypes = []any{
-	(EntityKind)(0),               // 0: spotbridge.v1.EntityKind
-	(Ordering)(0),                 // 1: spotbridge.v1.Ordering
-	(IssueKind)(0),                // 2: spotbridge.v1.IssueKind
-	(ConversionStatus)(0),         // 3: spotbridge.v1.ConversionStatus
-	(OmittedReason)(0),            // 4: spotbridge.v1.OmittedReason
-	(EventView)(0),                // 5: spotbridge.v1.EventView
-	(*Event)(nil),                 // 6: spotbridge.v1.Event
-	(*EntityRef)(nil),             // 7: spotbridge.v1.EntityRef
-	(*Trace)(nil),                 // 8: spotbridge.v1.Trace
-	(*OperationSummary)(nil),      // 9: spotbridge.v1.OperationSummary
-	(*Issue)(nil),                 // 10: spotbridge.v1.Issue
-	(*Conversion)(nil),            // 11: spotbridge.v1.Conversion
-	(*Omitted)(nil),               // 12: spotbridge.v1.Omitted
-	(*EventFilter)(nil),           // 13: spotbridge.v1.EventFilter
-	(*Warning)(nil),               // 14: spotbridge.v1.Warning
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 16: google.protobuf.Value
+	(EntityKind)(0),                  // 0: spotbridge.v1.EntityKind
+	(Ordering)(0),                    // 1: spotbridge.v1.Ordering
+	(IssueKind)(0),                   // 2: spotbridge.v1.IssueKind
+	(ConversionStatus)(0),            // 3: spotbridge.v1.ConversionStatus
+	(OmittedReason)(0),               // 4: spotbridge.v1.OmittedReason
+	(EventView)(0),                   // 5: spotbridge.v1.EventView
+	(*Event)(nil),                    // 6: spotbridge.v1.Event
+	(*EntityRef)(nil),                // 7: spotbridge.v1.EntityRef
+	(*Trace)(nil),                    // 8: spotbridge.v1.Trace
+	(*OperationSummary)(nil),         // 9: spotbridge.v1.OperationSummary
+	(*Issue)(nil),                    // 10: spotbridge.v1.Issue
+	(*Conversion)(nil),               // 11: spotbridge.v1.Conversion
+	(*Omitted)(nil),                  // 12: spotbridge.v1.Omitted
+	(*EventFilter)(nil),              // 13: spotbridge.v1.EventFilter
+	(*Warning)(nil),                  // 14: spotbridge.v1.Warning
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*structpb.Value)(nil),           // 16: google.protobuf.Value
+	(*v1.PnrData)(nil),               // 17: spotnana.payload.v1.PnrData
+	(*v1.TripV3DetailsResponse)(nil), // 18: spotnana.payload.v1.TripV3DetailsResponse
+	(*v1.UserProfile)(nil),           // 19: spotnana.payload.v1.UserProfile
+	(*v1.ServiceChargeRecord)(nil),   // 20: spotnana.payload.v1.ServiceChargeRecord
+	(*v1.PnrApproval)(nil),           // 21: spotnana.payload.v1.PnrApproval
+	(*v1.AgentTask)(nil),             // 22: spotnana.payload.v1.AgentTask
 }
 var file_spotbridge_v1_event_proto_depIdxs = []int32{
 	7,  // 0: spotbridge.v1.Event.entity:type_name -> spotbridge.v1.EntityRef
@@ -1431,17 +1547,23 @@ var file_spotbridge_v1_event_proto_depIdxs = []int32{
 	10, // 7: spotbridge.v1.Event.envelope_issues:type_name -> spotbridge.v1.Issue
 	11, // 8: spotbridge.v1.Event.conversion:type_name -> spotbridge.v1.Conversion
 	16, // 9: spotbridge.v1.Event.other:type_name -> google.protobuf.Value
-	12, // 10: spotbridge.v1.Event.omitted:type_name -> spotbridge.v1.Omitted
-	0,  // 11: spotbridge.v1.EntityRef.kind:type_name -> spotbridge.v1.EntityKind
-	2,  // 12: spotbridge.v1.Issue.kind:type_name -> spotbridge.v1.IssueKind
-	3,  // 13: spotbridge.v1.Conversion.status:type_name -> spotbridge.v1.ConversionStatus
-	10, // 14: spotbridge.v1.Conversion.issues:type_name -> spotbridge.v1.Issue
-	4,  // 15: spotbridge.v1.Omitted.reason:type_name -> spotbridge.v1.OmittedReason
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 10: spotbridge.v1.Event.pnr_v3:type_name -> spotnana.payload.v1.PnrData
+	18, // 11: spotbridge.v1.Event.trip_details_v3:type_name -> spotnana.payload.v1.TripV3DetailsResponse
+	19, // 12: spotbridge.v1.Event.traveler_v2:type_name -> spotnana.payload.v1.UserProfile
+	20, // 13: spotbridge.v1.Event.service_charge:type_name -> spotnana.payload.v1.ServiceChargeRecord
+	21, // 14: spotbridge.v1.Event.pnr_approval:type_name -> spotnana.payload.v1.PnrApproval
+	22, // 15: spotbridge.v1.Event.agent_task_details:type_name -> spotnana.payload.v1.AgentTask
+	12, // 16: spotbridge.v1.Event.omitted:type_name -> spotbridge.v1.Omitted
+	0,  // 17: spotbridge.v1.EntityRef.kind:type_name -> spotbridge.v1.EntityKind
+	2,  // 18: spotbridge.v1.Issue.kind:type_name -> spotbridge.v1.IssueKind
+	3,  // 19: spotbridge.v1.Conversion.status:type_name -> spotbridge.v1.ConversionStatus
+	10, // 20: spotbridge.v1.Conversion.issues:type_name -> spotbridge.v1.Issue
+	4,  // 21: spotbridge.v1.Omitted.reason:type_name -> spotbridge.v1.OmittedReason
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_event_proto_init() }
@@ -1451,6 +1573,12 @@ func file_spotbridge_v1_event_proto_init() {
 	}
 	file_spotbridge_v1_event_proto_msgTypes[0].OneofWrappers = []any{
 		(*Event_Other)(nil),
+		(*Event_PnrV3)(nil),
+		(*Event_TripDetailsV3)(nil),
+		(*Event_TravelerV2)(nil),
+		(*Event_ServiceCharge)(nil),
+		(*Event_PnrApproval)(nil),
+		(*Event_AgentTaskDetails)(nil),
 	}
 	file_spotbridge_v1_event_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
