@@ -30,15 +30,15 @@ build: ## build .bin/spotbridge
 	@echo 'built .bin/spotbridge $(VERSION)'
 
 .PHONY: test
-test: ## run all Go tests, with the race detector
+test: ## run all Go tests, with the race detector; the property tests briefly
 	$(race-note)
-	go test $(RACE) ./...
+	go test $(RACE) -short -timeout 30m ./...
 	cd tools/openapi && go test ./...
 
 .PHONY: test-integration
-test-integration: ## run the tests with the build tag integration as well
+test-integration: ## run the tests at full length, and those with the build tag integration
 	$(race-note)
-	go test $(RACE) -count=1 -tags integration ./...
+	go test $(RACE) -count=1 -timeout 60m -tags integration ./...
 
 .PHONY: bench
 bench: ## print each figure beside its baseline

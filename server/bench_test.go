@@ -39,6 +39,7 @@ func (c sinkCodec) Unmarshal(data mem.BufferSlice, v any) error {
 // receivers are subscribers, each with a connection of its own.
 type receivers struct {
 	got    []atomic.Int64
+	bytes  atomic.Int64
 	cancel context.CancelFunc
 	conns  []*grpc.ClientConn
 	wg     sync.WaitGroup
@@ -70,7 +71,10 @@ func receive(b *testing.B, addr, method string, req proto.Message, subs, before 
 				}
 			}
 			ready.Done()
+			total := int64(0)
+			defer func() { r.bytes.Add(total) }()
 			for s.RecvMsg(&n) == nil {
+				total += int64(n)
 				r.got[i].Add(1)
 			}
 		})
@@ -104,15 +108,16 @@ func cpu() time.Duration {
 
 // measured is a rate and what a delivery cost, clients included.
 type measured struct {
-	rate float64
-	cost time.Duration
+	rate  float64
+	cost  time.Duration
+	bytes int64
 }
 
 func measure(deliveries int, run func()) measured {
 	runtime.GC()
 	begin, used := time.Now(), cpu()
 	run()
-	return measured{float64(deliveries) / time.Since(begin).Seconds(), (cpu() - used) / time.Duration(deliveries)}
+	return measured{rate: float64(deliveries) / time.Since(begin).Seconds(), cost: (cpu() - used) / time.Duration(deliveries)}
 }
 
 // staticBytes sends the same bytes over grpc-go to as many subscribers, with the same codec and no hub.
@@ -145,11 +150,13 @@ func staticBytes(b *testing.B, f *frame, subs, events int) measured {
 	go srv.Serve(l)
 	defer srv.Stop()
 	r := receive(b, l.Addr().String(), "/static/Send", &pb.SubscribeRequest{}, subs, 1)
-	defer r.close()
-	return measure(subs*events, func() {
+	m := measure(subs*events, func() {
 		close(start)
 		r.reached(int64(events))
 	})
+	r.close()
+	m.bytes = r.bytes.Load()
+	return m
 }
 
 // throughHub publishes events to as many subscriptions, as fast as they take them.
@@ -158,7 +165,6 @@ func throughHub(b *testing.B, events []*bridge.Encoded, subs int) measured {
 	// The ring holds everything: it is the fan-out that is measured, not catching up.
 	f := newFixture(b, func(c *Config, lc *live.Config) { lc.RingBytes, lc.RingEvents, c.Logger = 4<<30, len(events), nil })
 	r := receive(b, f.addr, pb.SubscriptionService_Subscribe_FullMethodName, &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW}, subs, 2)
-	defer r.close()
 	m := measure(subs*len(events), func() {
 		const batch = 64
 		for i := 0; i < len(events); i += batch {
@@ -172,6 +178,8 @@ func throughHub(b *testing.B, events []*bridge.Encoded, subs int) measured {
 			b.Errorf("%+v", s)
 		}
 	}
+	r.close()
+	m.bytes = r.bytes.Load()
 	return m
 }
 
@@ -203,6 +211,10 @@ func BenchmarkFanOut(b *testing.B) {
 					for i := range runs {
 						k := (i + round) % len(runs)
 						m[k] = runs[k]()
+					}
+					// Sequences take a byte or two more as they grow; anything else would be another amount of work.
+					if d := float64(m[1].bytes) / float64(m[0].bytes); d < 0.99 || d > 1.02 || m[0].bytes != m[2].bytes {
+						b.Fatalf("not the same work: %d bytes through the hub, %d and %d static", m[1].bytes, m[0].bytes, m[2].bytes)
 					}
 					static := (m[0].rate + m[2].rate) / 2
 					ratios, controls = append(ratios, m[1].rate/static), append(controls, m[2].rate/m[0].rate)

@@ -27,25 +27,27 @@ const (
 
 // newFrame returns the SubscribeResponse of an event.
 func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *frame {
-	var array [5][]byte
-	parts, size := eventParts(array[:1], e, view, limit-responseOverhead)
-	head := protowire.AppendTag(make([]byte, 0, responseOverhead), 1, protowire.BytesType)
+	var partsArray [4][]byte
+	var headArray [responseOverhead]byte
+	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
+	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
 	head = protowire.AppendString(head, cursor.String())
 	head = protowire.AppendTag(head, 3, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
-	parts[0] = head
 	f := &frame{size: len(head) + size}
-	if f.size <= joinBelow {
-		one := make([]byte, 0, f.size)
+	if f.size > joinBelow {
+		f.parts = make(mem.BufferSlice, 0, 1+len(parts))
+		f.parts = append(f.parts, mem.SliceBuffer(append([]byte(nil), head...)))
 		for _, p := range parts {
-			one = append(one, p...)
+			f.parts = append(f.parts, mem.SliceBuffer(p))
 		}
-		f.parts = mem.BufferSlice{mem.SliceBuffer(one)}
 		return f
 	}
+	one := append(make([]byte, 0, f.size), head...)
 	for _, p := range parts {
-		f.parts = append(f.parts, mem.SliceBuffer(p))
+		one = append(one, p...)
 	}
+	f.parts = mem.BufferSlice{mem.SliceBuffer(one)}
 	return f
 }
 

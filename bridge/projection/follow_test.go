@@ -547,6 +547,19 @@ func TestCorruptFileIsMovedAsideAndRebuilt(t *testing.T) {
 		sink := &collector{}
 		run(t, func(ctx context.Context) error { return p.Run(ctx, log, sink) })
 		caughtUp(t, p, log)
+		for range 3 { // readers that the new file is put in place under
+			run(t, func(ctx context.Context) error {
+				for ctx.Err() == nil {
+					if _, err := p.List(ctx, bridge.ListRequest{PageSize: 5, Filter: filter(t, &pb.EventFilter{Operations: []string{"OP"}})}); err != nil && ctx.Err() == nil {
+						return err
+					}
+					if _, err := p.Count(ctx, bridge.CountRequest{}); err != nil && ctx.Err() == nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
 		setPages(t, p, "UPDATE body SET z = x'01aabbcc' WHERE seq = 7")
 		_, err := p.Get(t.Context(), "sandbox.6")
 		if bridge.ReasonOf(err) != pb.ErrorReason_ERROR_REASON_HISTORY_UNAVAILABLE {

@@ -21,8 +21,9 @@ type Projection struct {
 	log   *slog.Logger
 	m     *metrics
 	codec *codec
-	// looked is maxLooked; tests lower it.
-	looked int
+	// looked is maxLooked and minFree is minFreePages; tests lower them.
+	looked  int
+	minFree int64
 
 	// mu is held by readers while they use st and dict, and by renew while it puts new ones in their place.
 	mu   sync.RWMutex
@@ -33,6 +34,9 @@ type Projection struct {
 	wmu     sync.Mutex
 	w       *writer
 	nextEID int64
+
+	// retaining admits one retention at a time.
+	retaining sync.Mutex
 
 	// published is what the sink has had; closed says that renew did not succeed. Both belong to Run.
 	published uint64
@@ -57,7 +61,7 @@ const quickCheckBytes = 64 << 20
 // rebuilt by Run. It does not need the log.
 func Open(ctx context.Context, cfg Config) (*Projection, error) {
 	cfg = cfg.withDefaults()
-	p := &Projection{cfg: cfg, log: cfg.Logger, m: newMetrics(cfg.Registerer), codec: newCodec(), looked: maxLooked, damaged: make(chan error, 1)}
+	p := &Projection{cfg: cfg, log: cfg.Logger, m: newMetrics(cfg.Registerer), codec: newCodec(), looked: maxLooked, minFree: minFreePages, damaged: make(chan error, 1)}
 	if err := p.open(ctx); err != nil {
 		return nil, err
 	}

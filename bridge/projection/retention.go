@@ -19,6 +19,8 @@ const (
 // retain deletes what is older than HistoryMaxAge, what is more than HistoryMaxBytes, and everything below the log's
 // floor, oldest first and in small transactions. Counts go down with the rows. Entities stay: they outlive their events.
 func (p *Projection) retain(ctx context.Context, logFloor uint64) error {
+	p.retaining.Lock() // two at once would delete too much
+	defer p.retaining.Unlock()
 	if err := p.retainBelow(ctx, logFloor); err != nil {
 		return err
 	}
@@ -185,9 +187,15 @@ func (p *Projection) expire(ctx context.Context, sums *sums, last, below int64) 
 
 // size returns the bytes in use and the free pages of the file.
 func (p *Projection) size(ctx context.Context) (used int64, free int64, err error) {
+	// One snapshot, or a page would count as used and as free.
+	tx, err := p.st.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer tx.Rollback()
 	var pages, size int64
 	for pragma, dst := range map[string]*int64{"page_count": &pages, "freelist_count": &free, "page_size": &size} {
-		if err := p.st.read.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(dst); err != nil {
+		if err := tx.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(dst); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -203,7 +211,7 @@ func (p *Projection) vacuum(ctx context.Context, free int64) error {
 			defer p.wmu.Unlock()
 			return p.st.write.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages)
 		}()
-		if err != nil || free < minFreePages || free < pages/8 {
+		if err != nil || free < p.minFree || free < pages/8 {
 			return err
 		}
 		if err := p.vacuumStep(ctx); err != nil {
