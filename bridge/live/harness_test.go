@@ -221,8 +221,20 @@ func (c *client) SendMessage(m *pb.SubscribeResponse) error {
 
 // subscribe starts a subscription.
 func (f *fixture) subscribe(ctx context.Context, r bridge.SubscribeRequest) *client {
+	return f.start(ctx, r, false)
+}
+
+// subscribeHeld starts a subscription whose very first send blocks until hold is unlocked.
+func (f *fixture) subscribeHeld(ctx context.Context, r bridge.SubscribeRequest) *client {
+	return f.start(ctx, r, true)
+}
+
+func (f *fixture) start(ctx context.Context, r bridge.SubscribeRequest, held bool) *client {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &client{fixture: f, cancel: cancel, ctx: ctx, done: make(chan error, 1), more: make(chan struct{}, 1), hold: make(latch, 1)}
+	if held {
+		c.hold.Lock() // before the subscription runs: afterwards it may have sent everything already
+	}
 	go func() { c.done <- f.Subscribe(ctx, r, c) }()
 	return c
 }

@@ -267,11 +267,9 @@ func TestDrainSaysGoodbyeToEveryone(t *testing.T) {
 		f.history.commit(events(1, 50), 50)
 		idle := f.subscribe(t.Context(), bridge.SubscribeRequest{})
 		synctest.Wait()
-		catching := f.subscribe(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
-		catching.hold.Lock()
+		catching := f.subscribeHeld(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
 		synctest.Wait()
-		stuck := f.subscribe(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
-		stuck.hold.Lock()
+		stuck := f.subscribeHeld(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
 		synctest.Wait()
 		drained := make(chan error)
 		go func() { drained <- f.Drain(t.Context()) }()
@@ -311,8 +309,7 @@ func TestDrainSaysGoodbyeToEveryone(t *testing.T) {
 func TestDrainGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(Config{})
-		s := f.subscribe(t.Context(), bridge.SubscribeRequest{})
-		s.hold.Lock()
+		s := f.subscribeHeld(t.Context(), bridge.SubscribeRequest{})
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -391,8 +388,7 @@ func TestReadersOfHistoryTakeTurnsAndHoldNoneWhileSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(Config{CatchUpReaders: 1, PageEvents: 5, RingEvents: 4})
 		f.history.commit(events(1, 100), 100)
-		slow := f.subscribe(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
-		slow.hold.Lock()
+		slow := f.subscribeHeld(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
 		synctest.Wait()
 		quick := f.subscribe(t.Context(), bridge.SubscribeRequest{Start: pb.Start_START_EARLIEST})
 		synctest.Wait()

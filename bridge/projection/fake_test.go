@@ -150,6 +150,13 @@ func (c *collector) Publish(events []*bridge.Encoded, watermark uint64) {
 	c.watermark = watermark
 }
 
+// all returns what has come so far; the follower may still be publishing.
+func (c *collector) all() []*bridge.Encoded {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.events)
+}
+
 func (c *collector) sequences() (out []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,7 +174,7 @@ func until(t testing.TB, what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited too long for: %s", what)
 		}
-		time.Sleep(time.Millisecond) // the pace of looking, not a wait for something
+		<-time.After(time.Millisecond) // the pace of looking, not a wait for something
 	}
 }
 

@@ -391,7 +391,7 @@ func TestBegunAboveTheFirstSequence(t *testing.T) {
 func checkOrdering(t *testing.T, sink *collector, want ...pb.Ordering) {
 	t.Helper()
 	var got []pb.Ordering
-	for _, e := range sink.events {
+	for _, e := range sink.all() {
 		ev, err := e.Event(pb.EventView_EVENT_VIEW_ENVELOPE, 0)
 		if err != nil {
 			t.Fatal(err)

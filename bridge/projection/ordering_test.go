@@ -168,7 +168,7 @@ func TestOrderingInTheProjection(t *testing.T) {
 	p := open(t, Config{BatchEntries: 2})
 	run(t, func(ctx context.Context) error { return p.Run(ctx, log, sink) })
 	published(t, sink, log)
-	for i, e := range sink.events {
+	for i, e := range sink.all() {
 		ev, err := e.Event(pb.EventView_EVENT_VIEW_ENVELOPE, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -177,7 +177,7 @@ func TestOrderingInTheProjection(t *testing.T) {
 			t.Errorf("event %d: %v, want %v", i, ev.GetOrdering(), want[i])
 		}
 	}
-	if len(sink.events) != len(want) {
-		t.Errorf("%d events instead of %d", len(sink.events), len(want))
+	if len(sink.all()) != len(want) {
+		t.Errorf("%d events instead of %d", len(sink.all()), len(want))
 	}
 }

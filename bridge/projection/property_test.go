@@ -166,7 +166,7 @@ func TestQueriesAgreeWithFilterMatch(t *testing.T) {
 		log := genLog(r, rapid.IntRange(0, 120).Draw(r, "entries"))
 		sink := &collector{}
 		p := projectedInto(t, r, log, sink)
-		m := model{sink.events}
+		m := model{sink.all()}
 		rounds := 12
 		if testing.Short() {
 			rounds = 4

@@ -23,7 +23,7 @@ func TestRetentionKeepsCountsExact(t *testing.T) {
 			r.Fatal(err)
 		}
 		var m model
-		for _, e := range sink.events {
+		for _, e := range sink.all() {
 			if e.Sequence >= floor {
 				m.events = append(m.events, e)
 			}
