@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -512,6 +513,14 @@ func TestQuarantinedBodiesAreShownAndReprocessed(t *testing.T) {
 	e, err := pb.NewEventServiceClient(r.conn).GetEvent(t.Context(), &pb.GetEventRequest{EventId: bridge.EventID("sandbox", all[0].WebhookID())})
 	if err != nil || e.GetEvent().GetEventType() != all[0].EventType {
 		t.Fatalf("%v, %v", e, err)
+	}
+}
+
+func TestHealthSaysServingOnceTheDoorIsOpen(t *testing.T) {
+	r := start(t, testConfig(t), app.Options{})
+	got, err := healthpb.NewHealthClient(r.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "spotbridge.v1.SubscriptionService"})
+	if err != nil || got.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Fatalf("%v, %v", got, err)
 	}
 }
 

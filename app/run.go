@@ -142,6 +142,7 @@ func (a *App) watch(ctx context.Context) {
 		switch {
 		case ok && !open:
 			a.log.Info("the door is open")
+			a.server.SetServing(true)
 			select {
 			case <-a.ready:
 			default:
