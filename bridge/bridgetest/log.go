@@ -1,10 +1,8 @@
 package bridgetest
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,31 +48,4 @@ func Entry(source, webhookID, body string) *bridge.Entry {
 func PNRBody(operation, organization, pnr string, version int) string {
 	return fmt.Sprintf(`{"event_type":"PNR_V3","operation":%q,"audience":{"organizationId":%q},"timestamp":"2026-01-01T00:00:00Z","payload":{"pnrId":%q,"tripId":"trip-%s","version":%d}}`,
 		operation, organization, pnr, pnr, version)
-}
-
-// Faulty wraps a log and fails or stalls appends on demand.
-type Faulty struct {
-	bridge.Log
-	mu   sync.Mutex
-	hook func(ctx context.Context, e *bridge.Entry) error
-}
-
-// OnAppend sets what happens before an append; an error is returned instead of appending. Nil takes the hook away.
-func (f *Faulty) OnAppend(hook func(ctx context.Context, e *bridge.Entry) error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.hook = hook
-}
-
-// Append calls the hook, then the log.
-func (f *Faulty) Append(ctx context.Context, e *bridge.Entry) (bridge.Appended, error) {
-	f.mu.Lock()
-	hook := f.hook
-	f.mu.Unlock()
-	if hook != nil {
-		if err := hook(ctx, e); err != nil {
-			return bridge.Appended{}, err
-		}
-	}
-	return f.Log.Append(ctx, e)
 }
