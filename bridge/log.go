@@ -45,7 +45,10 @@ type Entry struct {
 	// BodySize is the length of the body, also with HeadersOnly.
 	BodySize int
 
-	// Sequence and AppendTime are given by the log.
+	// Envelope is what ParseEnvelope reads from Body without a cause, when whoever appended has it at hand; nil = read it.
+	Envelope *Envelope
+
+	// Sequence and AppendTime are given by the log. AppendTime is when the bridge handed the entry to it.
 	Sequence   uint64
 	AppendTime time.Time
 }
@@ -65,7 +68,8 @@ type Appender interface {
 	// Append stores the entry and returns when it is durable: on disk, or on a quorum's disks. It never returns success
 	// before that. The message id is the event id for events and "<event id>.<body hash>" for quarantined bodies; one
 	// that the log has seen within its window is a duplicate. After an error it is not known whether the entry is
-	// stored. Errors are *Error with reason LOG_UNAVAILABLE, or the context's.
+	// stored. The entry must not be changed afterwards: followers may be given its body. Errors are *Error with reason
+	// LOG_UNAVAILABLE, or the context's.
 	Append(ctx context.Context, e *Entry) (Appended, error)
 }
 
@@ -103,7 +107,7 @@ type Reader interface {
 	State(ctx context.Context) (LogState, error)
 	// Follow calls handle with entries after the given sequence, in order, without gap or repeat, and waits for new ones
 	// until ctx ends or handle returns an error, which Follow returns. A batch holds what is there, at most MaxBatch
-	// entries; it belongs to handle. Entries below the floor are gone: the first one may have a higher sequence than
+	// entries; it belongs to handle, the entries themselves are shared and not changed. Entries below the floor are gone: the first one may have a higher sequence than
 	// asked for. Follow survives interruptions of the log's connection; handle is not called meanwhile.
 	Follow(ctx context.Context, after uint64, opts FollowOptions, handle func([]*Entry) error) error
 	// Get returns one entry, or nil when it is no longer held. For single look-ups only: a cold read is slow and delays

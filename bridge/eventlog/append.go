@@ -24,6 +24,7 @@ const (
 	hdrWebhookID   = "Sb-Webhook-Id"
 	hdrCause       = "Sb-Cause"
 	hdrReceiveTime = "Sb-Receive-Time" // Unix nanoseconds
+	hdrAppendTime  = "Sb-Append-Time"  // likewise; entries without it have the server's time
 	hdrTimestamp   = "Sb-Timestamp"
 	hdrTrace       = "Sb-Trace-Id"
 	hdrSpan        = "Sb-Span-Id"
@@ -35,13 +36,19 @@ const (
 // Append stores the entry. See bridge.Appender.
 func (l *Log) Append(ctx context.Context, e *bridge.Entry) (bridge.Appended, error) {
 	start := time.Now()
-	ack, err := l.appJS.PublishMsg(ctx, message(e))
+	ack, err := l.appJS.PublishMsg(ctx, message(e, start))
 	if err != nil {
 		l.metrics.appendErrors.Inc()
+		if l.tail != nil { // it may be stored; a follower must not wait for another append to see it
+			l.checks.Go(func() { l.checkTail(l.life) })
+		}
 		return bridge.Appended{}, unavailable(ctx, fmt.Errorf("append %s: %w", e.EventID, err))
 	}
 	l.metrics.appendSeconds.Observe(time.Since(start).Seconds())
 	if !ack.Duplicate {
+		if l.tail != nil {
+			l.tail.put(asRead(e, ack.Sequence, start))
+		}
 		return bridge.Appended{Sequence: ack.Sequence}, nil
 	}
 	first, err := l.Get(ctx, ack.Sequence)
@@ -54,12 +61,13 @@ func (l *Log) Append(ctx context.Context, e *bridge.Entry) (bridge.Appended, err
 	return bridge.Appended{Sequence: ack.Sequence, Duplicate: true, FirstHash: first.BodyHash}, nil
 }
 
-func message(e *bridge.Entry) *nats.Msg {
+func message(e *bridge.Entry, now time.Time) *nats.Msg {
 	h := nats.Header{
 		hdrEventID:     {e.EventID},
 		hdrSource:      {e.Source},
 		hdrWebhookID:   {e.WebhookID},
 		hdrReceiveTime: {strconv.FormatInt(e.ReceiveTime.UnixNano(), 10)},
+		hdrAppendTime:  {strconv.FormatInt(now.UnixNano(), 10)},
 		hdrBodyHash:    {hex.EncodeToString(e.BodyHash[:])},
 	}
 	m := &nats.Msg{Header: h, Data: e.Body}
@@ -107,6 +115,9 @@ func entry(subject string, h nats.Header, data []byte, sequence uint64, t time.T
 	}
 	if ns, err := strconv.ParseInt(h.Get(hdrReceiveTime), 10, 64); err == nil {
 		e.ReceiveTime = time.Unix(0, ns).UTC()
+	}
+	if ns, err := strconv.ParseInt(h.Get(hdrAppendTime), 10, 64); err == nil {
+		e.AppendTime = time.Unix(0, ns)
 	}
 	if b, err := hex.DecodeString(h.Get(hdrBodyHash)); err == nil {
 		copy(e.BodyHash[:], b)

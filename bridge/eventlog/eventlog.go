@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -74,6 +75,10 @@ type Log struct {
 	stream  jetstream.Stream
 	id      bridge.LogID
 	space   *spaceMonitor // nil when external
+	tail    *tail         // nil when external: others append there too
+	life    context.Context
+	end     context.CancelFunc
+	checks  sync.WaitGroup
 	metrics *metrics
 }
 
@@ -93,6 +98,7 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		cfg.FreeSpace = diskSpace
 	}
 	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Registerer)}
+	l.life, l.end = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -120,6 +126,13 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 	}
 	if err := l.ensureStream(ctx); err != nil {
 		return nil, err
+	}
+	if l.ns != nil {
+		state, err := l.State(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l.tail = newTail(state.Head)
 	}
 	return l, nil
 }
@@ -301,6 +314,8 @@ func (l *Log) State(ctx context.Context) (bridge.LogState, error) {
 
 // Close ends the connections and stops the embedded server. Appends and reads must have ended.
 func (l *Log) Close() {
+	l.end()
+	l.checks.Wait()
 	if l.append != nil {
 		l.append.Close()
 	}

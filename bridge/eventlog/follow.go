@@ -29,9 +29,19 @@ func (l *Log) Follow(ctx context.Context, after uint64, opts bridge.FollowOption
 	}
 	retry := followRetryMin
 	for {
-		last, err := l.follow(ctx, after, opts, handle)
+		var err error
+		var last uint64
+		if l.tail != nil && l.tail.holds(after) {
+			last, err = l.followTail(ctx, after, opts, handle)
+		} else {
+			last, err = l.follow(ctx, after, opts, handle)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, errBehind) || errors.Is(err, errCaughtUp) {
+			after = last
+			continue
 		}
 		if h, ok := errors.AsType[handleError](err); ok {
 			return h.err
@@ -51,12 +61,32 @@ func (l *Log) Follow(ctx context.Context, after uint64, opts bridge.FollowOption
 	}
 }
 
+// errCaughtUp says that a reader has come to where the tail goes on.
+var errCaughtUp = errors.New("caught up with the tail")
+
+// pace says how long a batch gathers.
+type pace struct {
+	opts   bridge.FollowOptions
+	last   time.Time
+	linger time.Duration
+}
+
+func (p *pace) gather() time.Time { return p.last.Add(p.linger) }
+
+func (p *pace) took(batch []*bridge.Entry) {
+	p.last, p.linger = time.Now(), p.opts.Linger
+	if len(batch) >= loadedBatch {
+		p.linger = max(p.linger, p.opts.LoadedLinger)
+	}
+}
+
 // handleError marks what handle returned.
 type handleError struct{ err error }
 
 func (e handleError) Error() string { return e.err.Error() }
 
-// follow runs one consumer until something breaks, and returns the last sequence that was handled.
+// follow runs one consumer until something breaks or the tail has what comes next, and returns the last sequence that was
+// handled.
 func (l *Log) follow(ctx context.Context, after uint64, opts bridge.FollowOptions, handle func([]*bridge.Entry) error) (uint64, error) {
 	cons, err := l.readJS.OrderedConsumer(ctx, streamName, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
@@ -95,17 +125,13 @@ func (l *Log) follow(ctx context.Context, after uint64, opts bridge.FollowOption
 	defer it.Stop()
 	defer q.close(nil)
 	defer stop()
-	var last time.Time
-	linger := opts.Linger
+	pace := pace{opts: opts}
 	for {
-		batch, err := q.take(opts.MaxBatch, last.Add(linger))
+		batch, err := q.take(opts.MaxBatch, pace.gather())
 		if err != nil {
 			return after, err
 		}
-		last, linger = time.Now(), opts.Linger
-		if len(batch) >= loadedBatch {
-			linger = max(linger, opts.LoadedLinger)
-		}
+		pace.took(batch)
 		for _, e := range batch {
 			if e.Sequence <= after {
 				return after, fmt.Errorf("the log gave sequence %d after %d", e.Sequence, after)
@@ -114,6 +140,9 @@ func (l *Log) follow(ctx context.Context, after uint64, opts bridge.FollowOption
 		}
 		if err := handle(batch); err != nil {
 			return after, handleError{err}
+		}
+		if l.tail != nil && l.tail.holds(after) {
+			return after, errCaughtUp
 		}
 	}
 }

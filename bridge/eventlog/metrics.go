@@ -6,6 +6,7 @@ type metrics struct {
 	appendSeconds  prometheus.Histogram
 	appendErrors   prometheus.Counter
 	followRestarts prometheus.Counter
+	tailRestarts   prometheus.Counter
 	freeBytes      prometheus.Gauge
 }
 
@@ -24,13 +25,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "spotbridge_eventlog_follow_restarts_total",
 			Help: "Interruptions of reading the log.",
 		}),
+		tailRestarts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spotbridge_eventlog_tail_restarts_total",
+			Help: "Appends that were stored without an answer, so that followers read them back from the log.",
+		}),
 		freeBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spotbridge_eventlog_disk_free_bytes",
 			Help: "Free space of the disk under the embedded log.",
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.appendSeconds, m.appendErrors, m.followRestarts, m.freeBytes)
+		reg.MustRegister(m.appendSeconds, m.appendErrors, m.followRestarts, m.tailRestarts, m.freeBytes)
 	}
 	return m
 }

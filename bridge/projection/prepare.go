@@ -56,6 +56,9 @@ func prepare(entries []*bridge.Entry, c *codec) []record {
 }
 
 func (r *record) parse(e *bridge.Entry) {
+	if r.env = e.Envelope; r.env != nil {
+		return
+	}
 	env, cause := bridge.ParseEnvelope(e.Body)
 	if cause == pb.DeliveryCause_DELIVERY_CAUSE_UNSPECIFIED {
 		r.env = env

@@ -235,6 +235,9 @@ func (v *delivery) fill() {
 // read sets what the body says: an event, or a quarantined body with its cause.
 func read(e *bridge.Entry, d *door) {
 	env, cause := bridge.ParseEnvelope(e.Body)
+	if cause == none {
+		e.Envelope = env
+	}
 	if env != nil {
 		e.EventType, e.Operation, e.Organizations = env.EventType, env.Operation, env.Organizations
 		if cause == none && !d.allows(env) {

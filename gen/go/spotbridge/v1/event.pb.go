@@ -457,7 +457,7 @@ type Event struct {
 	EventTimeText string `protobuf:"bytes,13,opt,name=event_time_text,json=eventTimeText,proto3" json:"event_time_text,omitempty"`
 	// When this delivery's headers were read at our door, by the clock of the replica that took it.
 	ReceiveTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
-	// When the log stored the event, made non-decreasing along the log. Time ranges, from_time and retention use it.
+	// When the event was handed to the log, made non-decreasing along the log. Time ranges, from_time and retention use it.
 	AppendTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=append_time,json=appendTime,proto3" json:"append_time,omitempty"`
 	// Position in the log: rising, gaps allowed, unique within one log. To resume, use a cursor and not this number.
 	Sequence uint64 `protobuf:"varint,16,opt,name=sequence,proto3" json:"sequence,omitempty"`
