@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	"github.com/spotbridge/spotbridge/bridge/drift"
 	"github.com/spotbridge/spotbridge/bridge/eventlog"
 	"github.com/spotbridge/spotbridge/bridge/live"
 	"github.com/spotbridge/spotbridge/bridge/payload"
@@ -31,6 +32,9 @@ import (
 // headTimeout is how long a new subscription waits for the log to say where its head is.
 const headTimeout = 2 * time.Second
 
+// busyLag is how many entries history may be behind before drift steps back.
+const busyLag = 1000
+
 // Options are what a configuration cannot hold. Zero values are for production.
 type Options struct {
 	Logger  *slog.Logger
@@ -39,6 +43,8 @@ type Options struct {
 	Now         func() time.Time
 	FreeSpace   func(dir string) (free, total uint64, err error)
 	DedupWindow time.Duration
+	// Converter makes typed payloads; nil = by the published schema. For tests of a change of the schema.
+	Converter bridge.Inspector
 }
 
 // App is one bridge: its parts and its listeners.
@@ -53,6 +59,7 @@ type App struct {
 	ids        *projection.IDs
 	deliveries *projection.Deliveries
 	hub        *live.Hub
+	drift      *drift.Worker
 	server     *server.Server
 	door       *webhook.Handler
 	gate       gate
@@ -71,6 +78,9 @@ type App struct {
 func New(ctx context.Context, cfg Config, opts Options) (_ *App, err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Converter == nil {
+		opts.Converter = payload.New()
 	}
 	a := &App{cfg: cfg, opts: opts, log: opts.Logger, reg: prometheus.NewRegistry(), ready: make(chan struct{})}
 	a.floorSeconds = prometheus.NewGauge(prometheus.GaugeOpts{
@@ -157,7 +167,7 @@ func (a *App) idsMaxAge() time.Duration {
 
 func (a *App) openProjection(ctx context.Context) error {
 	cfg := projection.Config{
-		Dir: a.cfg.DataDir, Logger: a.log, Registerer: a.reg, Converter: payload.New(),
+		Dir: a.cfg.DataDir, Logger: a.log, Registerer: a.reg, Converter: a.opts.Converter,
 		HistoryMaxAge: time.Duration(a.cfg.History.MaxAge), HistoryMaxBytes: int64(a.cfg.History.MaxBytes), IDsMaxAge: a.idsMaxAge(),
 	}
 	var err error
@@ -227,9 +237,12 @@ func (a *App) openServer(context.Context) error {
 		RingEvents: a.cfg.Streams.RingEvents, RingBytes: int64(a.cfg.Streams.RingBytes),
 		SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), MaxAge: time.Duration(a.cfg.Streams.MaxAge), Logger: a.log, Registerer: a.reg,
 	})
+	a.drift = drift.New(drift.Config{
+		Revision: a.opts.Converter.Revision(), History: a.projection, Store: a.projection, Next: a.hub, Busy: a.catchingUp, Logger: a.log, Registerer: a.reg,
+	})
 	var err error
 	a.server, err = server.New(server.Config{
-		Hub: a.hub, History: a.projection, Deliveries: a.deliveries, Reprocessor: reprocessor{a.door, a.deliveries}, Ready: a.projection.Ready,
+		Hub: a.hub, History: a.projection, Deliveries: a.deliveries, Drift: a.projection, Reprocessor: reprocessor{a.door, a.deliveries}, Ready: a.projection.Ready,
 		OpenAPI: openapi.JSON, LogID: a.eventlog.ID(), Open: a.cfg.Auth.Mode == "none", SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), Logger: a.log, Registerer: a.reg,
 	})
 	if err != nil {
@@ -238,6 +251,9 @@ func (a *App) openServer(context.Context) error {
 	a.onClose(a.server.Close)
 	return nil
 }
+
+// catchingUp reports whether history is behind the log by so much that it should have the machine for itself.
+func (a *App) catchingUp() bool { return !a.projection.Ready() || a.projection.Lag() > busyLag }
 
 // head asks the log for its newest sequence. The projection's own idea of it is seconds old, and a cursor from another
 // replica may be newer than that. While the log is away the last idea must do.
@@ -309,7 +325,7 @@ func (a *App) status() readiness {
 		r.Status = "not ready"
 	}
 	// History that lags or cannot be written does not close the door: what is taken is on the log.
-	for _, err := range []error{a.projection.Health(), a.ids.Health()} {
+	for _, err := range []error{a.projection.Health(), a.ids.Health(), a.drift.Health()} {
 		if err != nil {
 			r.Warnings = append(r.Warnings, err.Error())
 		}

@@ -43,6 +43,9 @@ type Encoded struct {
 	convert Converter
 	once    sync.Once
 	typed   []byte
+	// inspect says that drift is wanted, too.
+	inspect    bool
+	inspection *Inspection
 }
 
 // NewEncoded returns an event in wire form. convert makes T when a view needs it, once.
@@ -52,16 +55,44 @@ func NewEncoded(meta Meta, envelope, body []byte, bodySize int, convert Converte
 
 // Typed returns T: the wire bytes of the Event's conversion and payload. It is made at most once.
 func (e *Encoded) Typed() []byte {
-	e.once.Do(func() {
-		if e.convert != nil {
-			e.typed = e.convert.Convert(e.EventType, e.Body)
-		}
-	})
+	e.once.Do(e.makeTyped)
 	return e.typed
 }
 
-// SetTyped provides T when someone else has made it already.
-func (e *Encoded) SetTyped(t []byte) { e.once.Do(func() { e.typed = t }) }
+func (e *Encoded) makeTyped() {
+	inspector, ok := e.convert.(Inspector)
+	switch {
+	case e.inspect && ok:
+		// Whoever asks first makes both; a fault of the converter must end neither a stream nor the process.
+		defer func() {
+			if recover() != nil {
+				e.typed = rawOnly()
+			}
+		}()
+		r := inspector.Inspect(e.EventType, e.Body)
+		e.typed = r.Wire
+		r.Wire, r.Issues = nil, nil
+		e.inspection = &r
+	case e.convert != nil:
+		e.typed = e.convert.Convert(e.EventType, e.Body)
+	}
+}
+
+// Track says that Inspected will be asked for. It must be called before anybody else has the event.
+func (e *Encoded) Track() { e.inspect = true }
+
+// Inspected returns the inspection that made T, without what Typed returns and without issues. It is nil when the event is
+// not tracked, when its converter is no Inspector, or when that has failed: T then is RAW_ONLY.
+func (e *Encoded) Inspected() *Inspection {
+	e.once.Do(e.makeTyped)
+	return e.inspection
+}
+
+// rawOnly is T of an event that could not be converted.
+func rawOnly() []byte {
+	b, _ := proto.Marshal(&pb.Event{Conversion: &pb.Conversion{Status: pb.ConversionStatus_CONVERSION_STATUS_RAW_ONLY}})
+	return b
+}
 
 // Parts appends the byte strings whose concatenation is the Event in the given view. When that would be larger than
 // limit, it is the ENVELOPE view with omitted; limit <= 0 means no limit. It also returns the size.

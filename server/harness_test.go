@@ -273,6 +273,7 @@ type fixture struct {
 	history     *history
 	deliveries  *deliveries
 	reprocessor *reprocessor
+	drift       *driftList
 	hub         *live.Hub
 	logs        *logs
 	addr        string
@@ -284,11 +285,11 @@ type fixture struct {
 func newFixture(t testing.TB, change ...func(*Config, *live.Config)) *fixture {
 	t.Helper()
 	f := &fixture{
-		history: &history{}, deliveries: &deliveries{bodies: map[string][]byte{"d2": []byte("\x00\xffexact")}}, reprocessor: &reprocessor{}, logs: &logs{},
+		history: &history{}, deliveries: &deliveries{bodies: map[string][]byte{"d2": []byte("\x00\xffexact")}}, reprocessor: &reprocessor{}, drift: &driftList{}, logs: &logs{},
 	}
 	lc := live.Config{History: f.history}
 	cfg := Config{
-		History: f.history, Deliveries: f.deliveries, Reprocessor: f.reprocessor, LogID: testLog, OpenAPI: []byte(`{"openapi":"3.0.3"}`), Open: true,
+		History: f.history, Deliveries: f.deliveries, Drift: f.drift, Reprocessor: f.reprocessor, LogID: testLog, OpenAPI: []byte(`{"openapi":"3.0.3"}`), Open: true,
 		Logger: slog.New(slog.NewTextHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {

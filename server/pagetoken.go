@@ -18,6 +18,7 @@ const (
 	tokenVersion    = 1
 	tokenEvents     = 1
 	tokenDeliveries = 2
+	tokenDrift      = 3
 	tokenHead       = 2 + 8
 	tokenTail       = 4
 )

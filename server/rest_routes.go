@@ -52,6 +52,7 @@ func newRoutes() ([]*route, error) {
 		{method: http.MethodGet, path: "/v1/deliveries/{delivery_id}/body", rpc: "spotbridge.v1.DeliveryService.GetDeliveryBody", kind: deliveryBodyRoute},
 		{method: http.MethodPost, path: "/v1/deliveries:reprocess", rpc: "spotbridge.v1.DeliveryService.ReprocessDeliveries", body: true},
 		{method: http.MethodGet, path: "/v1/eventTypes", rpc: "spotbridge.v1.CatalogService.ListEventTypes"},
+		{method: http.MethodGet, path: "/v1/schemaDrift", rpc: "spotbridge.v1.CatalogService.ListSchemaDrift"},
 	}
 	for _, rt := range routes {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(rt.rpc)

@@ -33,6 +33,7 @@ type Config struct {
 	History     bridge.History
 	Hub         bridge.Hub
 	Deliveries  bridge.Deliveries
+	Drift       bridge.DriftReader
 	Reprocessor Reprocessor
 	// Ready reports whether history has come to the head that the log had at the start; until then everything that needs it
 	// answers STARTING. nil = it has.
@@ -85,8 +86,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Ready == nil {
 		cfg.Ready = func() bool { return true }
 	}
-	if cfg.History == nil || cfg.Hub == nil || cfg.Deliveries == nil {
-		return nil, errors.New("server: History, Hub and Deliveries are required")
+	if cfg.History == nil || cfg.Hub == nil || cfg.Deliveries == nil || cfg.Drift == nil {
+		return nil, errors.New("server: History, Hub, Deliveries and Drift are required")
 	}
 	calls := newCalls(cfg.Logger, cfg.Registerer)
 	s := &Server{cfg: cfg, calls: calls, health: health.NewServer(), pipe: bufconn.Listen(pipeBuffer)}

@@ -6,6 +6,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/spotbridge/spotbridge/bridge"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -21,20 +22,11 @@ const (
 // maxDrifts bounds the drift of one event.
 const maxDrifts = 256
 
-// Drift is something in which an event differs from the published schema. Array indexes in the path are left out: [].
-type Drift struct {
-	Path string
-	// Kind is UNKNOWN_FIELD, UNKNOWN_ENUM_VALUE, TYPE_MISMATCH, OUT_OF_RANGE or DEPRECATED_FIELD.
-	Kind pb.IssueKind
-	// Count is how often the event has it.
-	Count int
-}
-
-// Issue is something that did not fit, by place and kind and never by value.
-type Issue struct {
-	Path string
-	Kind pb.IssueKind
-}
+// Drift is something in which an event differs from the published schema, Issue something that did not fit.
+type (
+	Drift = bridge.Drift
+	Issue = bridge.PayloadIssue
+)
 
 // conv is one conversion under way. It is pooled.
 type conv struct {
@@ -66,6 +58,8 @@ type conv struct {
 	// track says whether drift is wanted.
 	track  bool
 	drifts []Drift
+	// moreDrifts counts those that had no place in drifts.
+	moreDrifts int
 	// paths holds the texts of paths that came before, by themselves.
 	paths    map[string]string
 	pathText []byte
@@ -88,6 +82,10 @@ func (c *conv) issue(kind pb.IssueKind) {
 func (c *conv) drift(kind pb.IssueKind) {
 	c.pathText = cutPath(c.appendPath(c.pathText[:0], true))
 	path, ok := c.paths[string(c.pathText)]
+	if !ok && len(c.drifts) == maxDrifts {
+		c.moreDrifts++ // most likely a new one, and the work for a strange body stays bounded
+		return
+	}
 	if !ok {
 		if c.paths == nil || len(c.paths) > 4*maxDrifts {
 			c.paths = map[string]string{}
@@ -101,17 +99,21 @@ func (c *conv) drift(kind pb.IssueKind) {
 			return
 		}
 	}
-	if len(c.drifts) < maxDrifts {
-		c.drifts = append(c.drifts, Drift{Path: path, Kind: kind, Count: 1})
+	if len(c.drifts) == maxDrifts {
+		c.moreDrifts++
+		return
 	}
+	c.drifts = append(c.drifts, Drift{Path: path, Kind: kind, Count: 1})
 }
 
 // appendPath appends the path to the value in hand: $.payload.legs[0].flights. general leaves out which item of an array
-// it is.
+// it is, and which key of a map.
 func (c *conv) appendPath(p []byte, general bool) []byte {
 	p = append(p, c.root...)
 	for _, s := range c.path {
 		switch {
+		case s.name != nil && general && isKey(s.name):
+			p = append(p, "[*]"...)
 		case s.name != nil:
 			p = appendName(p, s.name)
 		case s.table != nil:
@@ -130,12 +132,33 @@ func (c *conv) appendPath(p []byte, general bool) []byte {
 	return p
 }
 
-// appendName appends .name, or ["name"] when the name is not a plain word.
-func appendName(p, name []byte) []byte {
-	plain := len(name) > 0 && !bytes.ContainsFunc(name, func(r rune) bool {
+// plainName reports whether a name is a plain word.
+func plainName(name []byte) bool {
+	return len(name) > 0 && !bytes.ContainsFunc(name, func(r rune) bool {
 		return r >= utf8.RuneSelf || r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	})
-	if plain {
+}
+
+const (
+	maxNameBytes  = 64
+	maxNameDigits = 4
+)
+
+// isKey reports whether a name that the schema does not have looks like the key of a map rather than the name of a field:
+// there is no end of keys, and they may be data. iso8601 and addressLine2 are names.
+func isKey(name []byte) bool {
+	digits := 0
+	for _, b := range name {
+		if b >= '0' && b <= '9' {
+			digits++
+		}
+	}
+	return digits > maxNameDigits || len(name) > maxNameBytes || !plainName(name)
+}
+
+// appendName appends .name, or ["name"] when the name is not a plain word.
+func appendName(p, name []byte) []byte {
+	if plainName(name) {
 		p = append(p, '.')
 		return append(p, name...)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/spotbridge/spotbridge/bridge"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -19,7 +20,9 @@ const (
 // maxPooled is the largest buffer that is kept for the next conversion.
 const maxPooled = 4 << 20
 
-// Converter turns payloads into wire bytes. It is safe for concurrent use.
+var _ bridge.Inspector = (*Converter)(nil)
+
+// Converter turns payloads into wire bytes. It implements bridge.Inspector and is safe for concurrent use.
 type Converter struct {
 	roots map[string]*rootTable
 	pool  sync.Pool
@@ -36,15 +39,7 @@ func newConverter(roots map[string]*rootTable) *Converter {
 func (v *Converter) Revision() string { return schemaRevision }
 
 // Result is the outcome of a conversion.
-type Result struct {
-	// Wire is what Convert returns: the wire bytes of Event.conversion and Event.payload.
-	Wire   []byte
-	Status pb.ConversionStatus
-	// Issues are those of the conversion: what did not fit.
-	Issues []Issue
-	// Drift is in what the payload differs from the published schema, whether it fitted or not.
-	Drift []Drift
-}
+type Result = bridge.Inspection
 
 // Convert returns the wire bytes of Event.conversion and Event.payload for a body. It never fails: what cannot be
 // converted is said in the conversion.
@@ -88,7 +83,7 @@ func (v *Converter) convert(eventType string, body []byte, track bool) Result {
 		r.Issues = append([]Issue(nil), c.issues...)
 	}
 	if len(c.drifts) > 0 {
-		r.Drift = append([]Drift(nil), c.drifts...)
+		r.Drift, r.MoreDrift = append([]Drift(nil), c.drifts...), c.moreDrifts
 	}
 	conversion := appendConversion(make([]byte, 0, 256), r.Status, revision, r.Issues)
 	r.Wire = make([]byte, 0, len(conversion)+c.w.size())
@@ -157,7 +152,7 @@ func (c *conv) start() {
 	c.root, c.path = "$.payload", c.path[:0]
 	c.names, c.places, c.fieldPlaces = c.names[:0], c.places[:0], c.fieldPlaces[:0]
 	c.issues, c.drifts, c.odd = c.issues[:0], c.drifts[:0], pb.IssueKind_ISSUE_KIND_UNSPECIFIED
-	c.unset, c.typed, c.wrapped = false, false, false
+	c.unset, c.typed, c.wrapped, c.moreDrifts = false, false, false, 0
 }
 
 // payload writes the payload that begins at i.

@@ -139,6 +139,9 @@ func (p *Projection) load(ctx context.Context) (err error) {
 	if _, err := st.write.ExecContext(ctx, "UPDATE state SET clean = 0"); err != nil {
 		return err
 	}
+	if _, err := st.write.ExecContext(ctx, driftSchema); err != nil {
+		return err
+	}
 	d, err := loadDict(ctx, st.write)
 	if err != nil {
 		return err

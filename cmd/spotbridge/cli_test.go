@@ -190,7 +190,7 @@ func TestConfigCheckPrintsNoSecret(t *testing.T) {
 }
 
 func TestHelpHasExamplesAndShellsHaveCompletion(t *testing.T) {
-	for _, cmd := range []string{"serve", "dev", "tail", "trigger", "events list", "events get", "events body", "deliveries", "deliveries body", "deliveries reprocess", "config check"} {
+	for _, cmd := range []string{"serve", "dev", "tail", "trigger", "events list", "events get", "events body", "deliveries", "deliveries body", "deliveries reprocess", "drift", "config check"} {
 		if out := ok(t, "", append(strings.Fields(cmd), "--help")...); !strings.Contains(out, "Examples:") {
 			t.Errorf("%s --help has no example", cmd)
 		}
