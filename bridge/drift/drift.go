@@ -210,7 +210,7 @@ func (w *Worker) work(ctx context.Context) error {
 		if e := w.failing.Swap(nil); e != nil {
 			w.log.Info("drift: back in order", "was", *e)
 		}
-		more := true
+		var more bool
 		if idle {
 			more = w.wait(ctx)
 		} else {

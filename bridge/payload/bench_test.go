@@ -116,6 +116,6 @@ func BenchmarkCompare(b *testing.B) {
 // BenchmarkTables is what the tables cost at start.
 func BenchmarkTables(b *testing.B) {
 	for b.Loop() {
-		compileRoots(rootField)
+		compileRoots(payloadFiles, rootField)
 	}
 }

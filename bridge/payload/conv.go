@@ -22,11 +22,11 @@ const (
 // maxDrifts bounds the drift of one event.
 const maxDrifts = 256
 
-// Drift is something in which an event differs from the published schema, Issue something that did not fit.
-type (
-	Drift = bridge.Drift
-	Issue = bridge.PayloadIssue
-)
+// Drift is something in which an event differs from the published schema.
+type Drift = bridge.Drift
+
+// Issue is something that did not fit.
+type Issue = bridge.PayloadIssue
 
 // conv is one conversion under way. It is pooled.
 type conv struct {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/spotbridge/spotbridge/bridge"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -24,19 +25,26 @@ var _ bridge.Inspector = (*Converter)(nil)
 
 // Converter turns payloads into wire bytes. It implements bridge.Inspector and is safe for concurrent use.
 type Converter struct {
-	roots map[string]*rootTable
-	pool  sync.Pool
+	revision string
+	roots    map[string]*rootTable
+	pool     sync.Pool
 }
 
-// New returns a converter.
-func New() *Converter { return newConverter(roots()) }
+// New returns a converter that follows the published schema, as generated.
+func New() *Converter { return newConverter(schemaRevision, roots()) }
 
-func newConverter(roots map[string]*rootTable) *Converter {
-	return &Converter{roots: roots, pool: sync.Pool{New: func() any { return new(conv) }}}
+// NewOf returns a converter that follows another revision of the schema: that of files, which have the messages of package
+// spotnana.payload.v1. It panics when a message of a known event type is missing.
+func NewOf(revision string, files []protoreflect.FileDescriptor) *Converter {
+	return newConverter(revision, compileRoots(files, eventField))
+}
+
+func newConverter(revision string, roots map[string]*rootTable) *Converter {
+	return &Converter{revision: revision, roots: roots, pool: sync.Pool{New: func() any { return new(conv) }}}
 }
 
 // Revision is the revision of the published schema that the converter follows.
-func (v *Converter) Revision() string { return schemaRevision }
+func (v *Converter) Revision() string { return v.revision }
 
 // Result is the outcome of a conversion.
 type Result = bridge.Inspection
@@ -74,7 +82,7 @@ func (v *Converter) convert(eventType string, body []byte, track bool) Result {
 	r := Result{Status: pb.ConversionStatus_CONVERSION_STATUS_RAW_ONLY}
 	revision := ""
 	if c.typed {
-		r.Status, revision = pb.ConversionStatus_CONVERSION_STATUS_FULL, schemaRevision
+		r.Status, revision = pb.ConversionStatus_CONVERSION_STATUS_FULL, v.revision
 		if c.unset {
 			r.Status = pb.ConversionStatus_CONVERSION_STATUS_PARTIAL
 		}

@@ -123,7 +123,7 @@ func hash(name []byte) uint64 {
 }
 
 // roots are the tables by event type, made of the generated descriptors when they are first needed.
-var roots = sync.OnceValue(func() map[string]*rootTable { return compileRoots(eventField) })
+var roots = sync.OnceValue(func() map[string]*rootTable { return compileRoots(payloadFiles, eventField) })
 
 // eventField returns the field of Event for a payload, 0 when there is none.
 func eventField(payload protoreflect.FullName) protowire.Number {
@@ -136,8 +136,8 @@ func eventField(payload protoreflect.FullName) protowire.Number {
 	return 0
 }
 
-func compileRoots(field func(protoreflect.FullName) protowire.Number) map[string]*rootTable {
-	c := compiler{messages: map[protoreflect.FullName]*messageTable{}, values: map[string]*nameTable{}, fieldValues: map[string]*nameTable{}, earlier: map[string][]protoreflect.FieldNumber{}}
+func compileRoots(files []protoreflect.FileDescriptor, field func(protoreflect.FullName) protowire.Number) map[string]*rootTable {
+	c := compiler{files: files, messages: map[protoreflect.FullName]*messageTable{}, values: map[string]*nameTable{}, fieldValues: map[string]*nameTable{}, earlier: map[string][]protoreflect.FieldNumber{}}
 	c.readSchema()
 	out := map[string]*rootTable{}
 	for _, r := range schemaRoots {
@@ -156,6 +156,7 @@ func compileRoots(field func(protoreflect.FullName) protowire.Number) map[string
 
 // compiler makes the tables.
 type compiler struct {
+	files    []protoreflect.FileDescriptor
 	messages map[protoreflect.FullName]*messageTable
 	// values are the lists of known values by name, fieldValues by message and field number.
 	values, fieldValues map[string]*nameTable
@@ -191,7 +192,7 @@ func (c *compiler) readSchema() {
 
 // named returns the table of a message that is named below the package.
 func (c *compiler) named(name string) *messageTable {
-	for _, file := range payloadFiles {
+	for _, file := range c.files {
 		if d := file.Messages().ByName(protoreflect.Name(name)); d != nil {
 			return c.message(d)
 		}

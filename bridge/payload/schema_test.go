@@ -27,9 +27,9 @@ var rootFields = map[string]protowire.Number{
 }
 
 // newTyped is New with all typed payloads.
-func newTyped() *Converter { return newConverter(typedRoots()) }
+func newTyped() *Converter { return newConverter(schemaRevision, typedRoots()) }
 
-var typedRoots = sync.OnceValue(func() map[string]*rootTable { return compileRoots(rootField) })
+var typedRoots = sync.OnceValue(func() map[string]*rootTable { return compileRoots(payloadFiles, rootField) })
 
 func rootField(payload protoreflect.FullName) protowire.Number {
 	i := slices.IndexFunc(schemaRoots, func(r schemaRoot) bool { return payloadPackage+protoreflect.FullName(r.message) == payload })
