@@ -298,7 +298,13 @@ func (r *runner) record(ctx context.Context, batch *batch, from string) error {
 		w.log.Info("payloads were compared with the published schema", append(counts(totals), "revision", r.run.Revision, "watermark", r.run.Watermark,
 			"events", r.run.Events, "took", time.Since(r.begun).Round(time.Millisecond).String())...)
 	case r.complete:
-		w.log.Warn("payloads differ from the published schema in new ways; spotbridge drift shows them", counts(change.New)...)
+		level := slog.LevelInfo // a field that is discouraged is no surprise
+		for k := range change.New {
+			if k != pb.IssueKind_ISSUE_KIND_DEPRECATED_FIELD {
+				level = slog.LevelWarn
+			}
+		}
+		w.log.Log(ctx, level, "payloads differ from the published schema in new ways; spotbridge drift shows them", counts(change.New)...)
 	}
 	return nil
 }
