@@ -10,7 +10,9 @@ import (
 
 // The one table of places that the envelope is read from. A place is a dotted path from the top of the body; [] steps
 // into every item of an array. Spotnana publishes no webhook schema, so each fact may stand in several places: the first
-// place of a row that has a value wins. An id may be a bare string or {"id": "..."} (CONTRACT.md section 2, rule 4).
+// place of a row that has a value wins. An id may be a bare string or {"id": "..."} (CONTRACT.md section 2, rule 4). What
+// stands in the payload is published: a test holds the table to the generated descriptors. The values are read by this
+// table all the same, before and without a conversion: a wrong type is an issue of the envelope and nothing else.
 
 type slot int
 
