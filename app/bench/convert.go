@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -48,17 +52,30 @@ func sampleBodies() ([]sampleBody, error) {
 	return out, nil
 }
 
+// scanTokens reads the tokens of a body with jsontext, and does nothing with them.
+func scanTokens(r *bytes.Reader, dec *jsontext.Decoder, body []byte) error {
+	r.Reset(body)
+	dec.Reset(r)
+	for {
+		if _, err := dec.ReadToken(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
 // convert: JSON to the typed payload's wire bytes, all samples, beside protojson into the same messages and their
-// marshalling.
+// marshalling, and beside a bare scan of the tokens.
 func (b *bench) convert(context.Context) error {
 	c := payload.New()
 	all, err := sampleBodies()
 	if err != nil {
 		return err
 	}
-	bytes := 0
+	size := 0
 	for _, s := range all {
-		bytes += len(s.body)
+		size += len(s.body)
 	}
 	run := func(one func(*sampleBody) error) func() (sample, error) {
 		return func() (sample, error) {
@@ -69,14 +86,14 @@ func (b *bench) convert(context.Context) error {
 						return sample{}, err
 					}
 				}
-				n += bytes
+				n += size
 			}
 			return sample{rate: float64(n) / time.Since(start).Seconds()}, nil
 		}
 	}
+	typed := run(func(s *sampleBody) error { c.Convert(s.eventType, s.body); return nil })
 	lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
-	x, y, ratio, err := b.pair(
-		run(func(s *sampleBody) error { c.Convert(s.eventType, s.body); return nil }),
+	x, y, ratio, err := b.pair(typed,
 		run(func(s *sampleBody) error {
 			m := payloadMessages[s.eventType]()
 			if err := lenient.Unmarshal(s.payload, m); err != nil {
@@ -89,5 +106,12 @@ func (b *bench) convert(context.Context) error {
 		return err
 	}
 	b.add(row{"JSON to typed protobuf, real-shaped samples (protojson)", fmt.Sprintf("%.0f MB/s", x.rate/1e6), fmt.Sprintf("%.0f MB/s", y.rate/1e6), fmt.Sprintf("%.1f", ratio), ">= 5"})
+
+	r := bytes.NewReader(nil)
+	dec := jsontext.NewDecoder(r)
+	if x, y, ratio, err = b.pair(typed, run(func(s *sampleBody) error { return scanTokens(r, dec, s.body) })); err != nil {
+		return err
+	}
+	b.add(row{"the same (reading the tokens with jsontext, no more)", fmt.Sprintf("%.0f MB/s", x.rate/1e6), fmt.Sprintf("%.0f MB/s", y.rate/1e6), fmt.Sprintf("%.2f", ratio), ">= 0.5"})
 	return nil
 }
