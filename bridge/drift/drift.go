@@ -69,8 +69,8 @@ const (
 	pollEvery = 15 * time.Second
 	// maxPause bounds the rest after a batch.
 	maxPause = 2 * time.Second
-	// busyFactor is how many times as long as the work the rest is while others are busy; otherwise it is as long.
-	busyFactor = 4
+	// A batch is followed by a rest that is so many times as long as the work; the latter while others are busy.
+	restFactor, busyFactor = 3, 9
 	// Waits after an error.
 	firstBackoff, maxBackoff = 100 * time.Millisecond, 15 * time.Second
 	// progressFrom is how many sequences behind are worth a line in the log.
@@ -214,11 +214,11 @@ func (w *Worker) work(ctx context.Context) error {
 		if idle {
 			more = w.wait(ctx)
 		} else {
-			pause := time.Since(begin)
+			factor := restFactor
 			if w.cfg.Busy() {
-				pause *= busyFactor
+				factor = busyFactor
 			}
-			more = sleep(ctx, min(pause, maxPause))
+			more = sleep(ctx, min(time.Since(begin)*time.Duration(factor), maxPause))
 		}
 		if !more {
 			return ctx.Err()
