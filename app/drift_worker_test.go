@@ -32,16 +32,20 @@ type counter struct {
 }
 
 func (c *counter) Convert(eventType string, body []byte) []byte {
-	c.conversions.Add(1)
+	c.count(body)
 	return c.Converter.Convert(eventType, body)
 }
 
 func (c *counter) Inspect(eventType string, body []byte) bridge.Inspection {
+	c.count(body)
+	return c.Converter.Inspect(eventType, body)
+}
+
+func (c *counter) count(body []byte) {
 	c.conversions.Add(1)
 	if c.fault != "" && bytes.Contains(body, []byte(c.fault)) {
 		panic("on purpose")
 	}
-	return c.Converter.Inspect(eventType, body)
 }
 
 // parts are a log, a projection and a worker, without the rest of the bridge.
@@ -345,6 +349,10 @@ func TestAFaultOfTheConverterEndsNothing(t *testing.T) {
 			}
 			break
 		}
+	}
+	held, err := pb.NewEventServiceClient(r.conn).GetEvent(t.Context(), &pb.GetEventRequest{EventId: id, View: pb.EventView_EVENT_VIEW_FULL})
+	if err != nil || held.GetEvent().GetConversion().GetStatus() != pb.ConversionStatus_CONVERSION_STATUS_RAW_ONLY || !bytes.Equal(held.GetEvent().GetRawBody(), all[bad].Body) {
+		t.Error("from history:", err, held.GetEvent().GetConversion())
 	}
 	got := r.drift(t, &pb.ListSchemaDriftRequest{})
 	if i := got.GetInspection(); i.GetSkippedCount() != int64(faults) || i.GetEventCount() != int64(len(accepted)-faults) {

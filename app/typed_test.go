@@ -64,7 +64,9 @@ var typedFields = map[string][]typedField{
 	},
 	"rail": {
 		{"pnrId", func(e *pb.Event) any { return e.GetPnrV3().GetPnrId() }},
-		{"railPnr.legInfos.0.origin", func(e *pb.Event) any { return first(e.GetPnrV3().GetRailPnr().GetLegInfos()).GetOrigin() }},
+		{"railPnr.legInfos.0.originInfo.name", func(e *pb.Event) any {
+			return first(e.GetPnrV3().GetRailPnr().GetLegInfos()).GetOriginInfo().GetName()
+		}},
 		{"railPnr.legInfos.0.vehicle.carrierName", func(e *pb.Event) any {
 			return first(e.GetPnrV3().GetRailPnr().GetLegInfos()).GetVehicle().GetCarrierName()
 		}},

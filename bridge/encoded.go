@@ -60,15 +60,15 @@ func (e *Encoded) Typed() []byte {
 }
 
 func (e *Encoded) makeTyped() {
+	// A fault of the converter must end neither a stream nor the process. Whoever finds the drift tells of it.
+	defer func() {
+		if recover() != nil {
+			e.typed = rawOnly()
+		}
+	}()
 	inspector, ok := e.convert.(Inspector)
 	switch {
-	case e.inspect && ok:
-		// Whoever asks first makes both; a fault of the converter must end neither a stream nor the process.
-		defer func() {
-			if recover() != nil {
-				e.typed = rawOnly()
-			}
-		}()
+	case e.inspect && ok: // whoever asks first makes both
 		r := inspector.Inspect(e.EventType, e.Body)
 		e.typed = r.Wire
 		r.Wire, r.Issues = nil, nil
