@@ -60,6 +60,7 @@ type conv struct {
 	drifts []Drift
 	// moreDrifts counts those that had no place in drifts.
 	moreDrifts int
+	driftIndex map[driftKey]int
 	// paths holds the texts of paths that came before, by themselves.
 	paths    map[string]string
 	pathText []byte
@@ -93,17 +94,47 @@ func (c *conv) drift(kind pb.IssueKind) {
 		path = string(c.pathText)
 		c.paths[path] = path
 	}
-	for i := range c.drifts {
-		if d := &c.drifts[i]; d.Kind == kind && d.Path == path {
-			d.Count++
-			return
-		}
+	key := driftKey{path, kind}
+	if i, ok := c.findDrift(key); ok {
+		c.drifts[i].Count++
+		return
 	}
 	if len(c.drifts) == maxDrifts {
 		c.moreDrifts++
 		return
 	}
+	if len(c.drifts) >= fewDrifts {
+		c.driftIndex[key] = len(c.drifts)
+	}
 	c.drifts = append(c.drifts, Drift{Path: path, Kind: kind, Count: 1})
+}
+
+// fewDrifts are found by looking at each: most events have no more. Those above are found by an index, so that the work for
+// a strange body stays in proportion to its size.
+const fewDrifts = 16
+
+type driftKey struct {
+	path string
+	kind pb.IssueKind
+}
+
+func (c *conv) findDrift(k driftKey) (int, bool) {
+	for i := range min(len(c.drifts), fewDrifts) {
+		if d := &c.drifts[i]; d.Kind == k.kind && d.Path == k.path {
+			return i, true
+		}
+	}
+	if len(c.drifts) < fewDrifts {
+		return 0, false
+	}
+	if len(c.drifts) == fewDrifts {
+		if c.driftIndex == nil {
+			c.driftIndex = map[driftKey]int{}
+		}
+		clear(c.driftIndex) // of an earlier event
+	}
+	i, ok := c.driftIndex[k]
+	return i, ok
 }
 
 // appendPath appends the path to the value in hand: $.payload.legs[0].flights. general leaves out which item of an array

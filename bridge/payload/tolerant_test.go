@@ -242,6 +242,27 @@ func TestDriftIsBounded(t *testing.T) {
 	}
 }
 
+// TestDriftIsCounted: few and many different ones, again and again, with another event in between.
+func TestDriftIsCounted(t *testing.T) {
+	v := newTyped()
+	for _, different := range []int{1, 15, 16, 17, 18, 100, 256, 3, 17} {
+		var item []string
+		for i := range different {
+			item = append(item, fmt.Sprintf(`"new%c%c":0`, 'a'+i%26, 'a'+i/26))
+		}
+		const items = 7
+		r := v.Inspect("PNR_V3", []byte(`{"payload":{"documents":[`+strings.Repeat("{"+strings.Join(item, ",")+"},", items-1)+"{"+strings.Join(item, ",")+`}]}}`))
+		if len(r.Drift) != different || r.MoreDrift != 0 {
+			t.Fatalf("%d drifts and %d more of %d", len(r.Drift), r.MoreDrift, different)
+		}
+		for _, d := range r.Drift {
+			if d.Count != items {
+				t.Errorf("of %d: %s", different, driftText(d))
+			}
+		}
+	}
+}
+
 func TestDriftOfSamples(t *testing.T) {
 	index, err := os.ReadFile("../bridgetest/samples/index.jsonl")
 	if err != nil {
