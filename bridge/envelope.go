@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -13,8 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
-
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -50,11 +47,8 @@ type Envelope struct {
 	Issues      []*pb.Issue
 }
 
-// decoderOptions: an authentic body is never refused for repeated names or bad UTF-8.
-var decoderOptions = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
-
 // ParseEnvelope reads a body. A cause other than UNSPECIFIED says why it is not a readable event. It accepts every
-// variant of CONTRACT.md section 2.
+// variant of CONTRACT.md section 2. An authentic body is never refused for repeated names or bad UTF-8.
 func ParseEnvelope(body []byte) (*Envelope, pb.DeliveryCause) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	if len(bytes.TrimLeft(body, " \t\r\n")) == 0 {
@@ -63,22 +57,22 @@ func ParseEnvelope(body []byte) (*Envelope, pb.DeliveryCause) {
 	if tooDeep(body) {
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_TOO_DEEP
 	}
-	p := envelopeParser{dec: jsontext.NewDecoder(bytes.NewBuffer(body), decoderOptions...)}
-	if kind := p.dec.PeekKind(); kind != '{' {
-		// Valid JSON that is no object is told apart from what is no JSON at all.
-		if err := p.skip(); err != nil {
-			return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_JSON
-		}
-		if !p.atEnd() {
-			return nil, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA
-		}
-		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_AN_OBJECT
+	p := envelopeParser{body: body}
+	begin := scan.Space(body, 0)
+	var end int
+	object := scan.At(body, begin) == '{'
+	if object {
+		end = p.object(begin, envelopeRules)
+	} else {
+		end = scan.Skip(body, begin, 0)
 	}
-	if err := p.object(envelopeRules); err != nil {
+	switch {
+	case end == scan.Bad:
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_JSON
-	}
-	if !p.atEnd() {
+	case scan.Space(body, end) < len(body):
 		return nil, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA
+	case !object: // valid JSON that is no object is told apart from what is no JSON at all
+		return nil, pb.DeliveryCause_DELIVERY_CAUSE_NOT_AN_OBJECT
 	}
 	if !utf8.Valid(body) && !slices.ContainsFunc(p.issues, isUTF8Issue) {
 		p.issue(envelopeRules.path, pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
@@ -117,7 +111,7 @@ func tooDeep(body []byte) bool {
 
 // envelopeParser walks the body once. Where the rules have no path it skips (and so checks) whole values.
 type envelopeParser struct {
-	dec  *jsontext.Decoder
+	body []byte
 	hits [slotCount][]hit
 	// count is the number of hits of each slot; cut says that there were more than we keep.
 	count  [slotCount]uint16
@@ -125,9 +119,19 @@ type envelopeParser struct {
 	issues []*pb.Issue
 }
 
+// kind is a value's first byte: { [ " t f n, and 0 for a number.
+type kind byte
+
+func kindOf(c byte) kind {
+	if c == '-' || '0' <= c && c <= '9' {
+		return '0'
+	}
+	return kind(c)
+}
+
 // hit is a value found at a place that a rule names: a string's text, or the JSON text of anything else.
 type hit struct {
-	kind jsontext.Kind
+	kind kind
 	text string
 }
 
@@ -145,61 +149,70 @@ func (p *envelopeParser) issue(path string, kind pb.IssueKind) {
 
 func isUTF8Issue(i *pb.Issue) bool { return i.GetKind() == pb.IssueKind_ISSUE_KIND_INVALID_UTF8 }
 
-func (p *envelopeParser) skip() error { return p.dec.SkipValue() }
-
-func (p *envelopeParser) atEnd() bool {
-	_, err := p.dec.ReadToken()
-	return errors.Is(err, io.EOF)
-}
-
-// value reads the next value under a rule.
-func (p *envelopeParser) value(r *rule) error {
-	switch kind := p.dec.PeekKind(); {
+// value reads the value that starts at i under a rule.
+func (p *envelopeParser) value(i int, r *rule) int {
+	b := p.body
+	switch kind := kindOf(scan.At(b, i)); {
 	case kind == '{' && r.members != nil:
 		if r.container {
 			p.note(r, hit{kind: kind})
 		}
-		return p.object(r)
+		return p.object(i, r)
 	case kind == '[' && r.items != nil:
-		if _, err := p.dec.ReadToken(); err != nil {
-			return err
-		}
 		if r.container {
 			p.note(r, hit{kind: kind})
 		}
-		for p.dec.PeekKind() != ']' {
-			if err := p.value(r.items); err != nil {
-				return err
+		if i = scan.Space(b, i+1); scan.At(b, i) == ']' {
+			return i + 1
+		}
+		for {
+			if i = p.value(i, r.items); i == scan.Bad {
+				return scan.Bad
+			}
+			i = scan.Space(b, i)
+			switch scan.At(b, i) {
+			case ',':
+				i = scan.Space(b, i+1)
+			case ']':
+				return i + 1
+			default:
+				return scan.Bad
 			}
 		}
-		_, err := p.dec.ReadToken()
-		return err
 	case r.slot == noSlot:
-		_, err := p.dec.ReadValue()
-		return err
+		return scan.Skip(b, i, 0)
+	case kind == '"':
+		end, t := scan.Str(b, i+1)
+		if end == scan.Bad {
+			return scan.Bad
+		}
+		h := hit{kind: kind}
+		if v := b[i+1 : end]; t == 0 || t == scan.NonASCII && utf8.Valid(v) {
+			h.text = string(v)
+		} else {
+			text, ok := scan.Unquote(nil, v)
+			if !ok { // bytes or escapes that are not UTF-8: replaced
+				p.issue(r.path, pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
+			}
+			h.text = string(text)
+		}
+		p.note(r, h)
+		return end + 1
 	default:
-		v, err := p.dec.ReadValue()
-		if err != nil {
-			return err
+		end := scan.Skip(b, i, 0)
+		if end == scan.Bad {
+			return scan.Bad
 		}
 		h := hit{kind: kind}
 		switch {
-		case kind == '"' && bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v):
-			h.text = string(v[1 : len(v)-1])
-		case kind == '"':
-			b, err := jsontext.AppendUnquote(nil, v)
-			if err != nil { // bytes or escapes that are not UTF-8: replaced
-				p.issue(r.path, pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
-			}
-			h.text = string(b)
 		case r.raw:
 			// The text of an object may have strings with bytes that are not UTF-8.
-			h.text = string(bytes.ToValidUTF8(v, []byte("\uFFFD")))
+			h.text = string(bytes.ToValidUTF8(b[i:end], []byte("\uFFFD")))
 		case kind == '0':
-			h.text = string(v)
+			h.text = string(b[i:end])
 		}
 		p.note(r, h)
-		return nil
+		return end
 	}
 }
 
@@ -220,37 +233,52 @@ func (p *envelopeParser) note(r *rule, h hit) {
 	p.hits[r.slot], p.count[r.slot] = hits, uint16(len(hits))
 }
 
-func (p *envelopeParser) object(r *rule) error {
-	if _, err := p.dec.ReadToken(); err != nil {
-		return err
+// object reads the object that starts at i under a rule.
+func (p *envelopeParser) object(i int, r *rule) int {
+	b := p.body
+	if i = scan.Space(b, i+1); scan.At(b, i) == '}' {
+		return i + 1
 	}
 	before, seen := p.count, uint64(0)
-	for p.dec.PeekKind() != '}' {
-		name, err := p.dec.ReadValue()
-		if err != nil {
-			return err
+	for {
+		if scan.At(b, i) != '"' {
+			return scan.Bad
 		}
-		m := r.member(name)
+		end, t := scan.Str(b, i+1)
+		if end == scan.Bad {
+			return scan.Bad
+		}
+		m := r.member(b[i+1:end], t)
+		if i = scan.Space(b, end+1); scan.At(b, i) != ':' {
+			return scan.Bad
+		}
+		i = scan.Space(b, i+1)
 		if m == nil {
-			if _, err := p.dec.ReadValue(); err != nil {
-				return err
+			i = scan.Skip(b, i, 0)
+		} else {
+			if seen&m.bit != 0 {
+				// The last one of a repeated name wins: what the earlier ones said in this object is forgotten.
+				p.issue(m.path, pb.IssueKind_ISSUE_KIND_DUPLICATE_KEY)
+				for _, s := range m.owned {
+					p.hits[s], p.count[s] = p.hits[s][:before[s]], before[s]
+				}
 			}
-			continue
+			seen |= m.bit
+			i = p.value(i, m)
 		}
-		if seen&m.bit != 0 {
-			// The last one of a repeated name wins: what the earlier ones said in this object is forgotten.
-			p.issue(m.path, pb.IssueKind_ISSUE_KIND_DUPLICATE_KEY)
-			for _, s := range m.owned {
-				p.hits[s], p.count[s] = p.hits[s][:before[s]], before[s]
-			}
+		if i == scan.Bad {
+			return scan.Bad
 		}
-		seen |= m.bit
-		if err := p.value(m); err != nil {
-			return err
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
+		case ',':
+			i = scan.Space(b, i+1)
+		case '}':
+			return i + 1
+		default:
+			return scan.Bad
 		}
 	}
-	_, err := p.dec.ReadToken()
-	return err
 }
 
 // str returns the first string at a slot, with an issue when there is something else than a string or null.

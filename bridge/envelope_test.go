@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -476,6 +478,19 @@ func FuzzParseEnvelope(f *testing.F) {
 		}
 		if (env == nil) != (cause != 0) {
 			t.Fatalf("envelope %v with cause %v", env, cause)
+		}
+		doc := bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+		valid := jsontext.Value(doc).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+		switch cause {
+		case pb.DeliveryCause_DELIVERY_CAUSE_NOT_JSON, pb.DeliveryCause_DELIVERY_CAUSE_TRAILING_DATA, pb.DeliveryCause_DELIVERY_CAUSE_EMPTY_BODY:
+			if valid {
+				t.Fatalf("%s, though jsontext accepts it", cause)
+			}
+		case pb.DeliveryCause_DELIVERY_CAUSE_TOO_DEEP: // seen before the JSON is
+		default:
+			if !valid {
+				t.Fatalf("%s, though jsontext does not accept it", cause)
+			}
 		}
 		if env == nil {
 			return

@@ -3,8 +3,7 @@ package bridge
 import (
 	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
-
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -137,16 +136,12 @@ func (r *rule) limit() int {
 	return maxIDs
 }
 
-func (r *rule) member(quoted jsontext.Value) *rule {
-	name := quoted[1 : len(quoted)-1]
-	if m, ok := r.members[string(name)]; ok {
-		return m
+// member returns the rule for a member of the object, or nil. name is what stands between the quotes.
+func (r *rule) member(name []byte, t scan.Text) *rule {
+	if t&scan.Escaped != 0 {
+		name, _ = scan.Unquote(nil, name)
 	}
-	if strings.IndexByte(string(name), '\\') >= 0 {
-		b, _ := jsontext.AppendUnquote(nil, quoted)
-		return r.members[string(b)]
-	}
-	return nil
+	return r.members[string(name)]
 }
 
 var (

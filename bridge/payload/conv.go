@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -215,18 +216,18 @@ func cutPath(p []byte) []byte {
 // stringValue writes the text of the string between start and end, without a length.
 func (c *conv) stringValue(start, end int) {
 	var ok bool
-	if c.w.out, ok = unquote(c.w.out, c.b[start:end]); !ok {
+	if c.w.out, ok = scan.Unquote(c.w.out, c.b[start:end]); !ok {
 		c.issue(pb.IssueKind_ISSUE_KIND_INVALID_UTF8)
 	}
 }
 
 // plain reports whether the bytes of a string are its text.
-func (c *conv) plain(start, end int, t text) bool {
-	return t == 0 || t == nonASCII && utf8.Valid(c.b[start:end])
+func (c *conv) plain(start, end int, t scan.Text) bool {
+	return t == 0 || t == scan.NonASCII && utf8.Valid(c.b[start:end])
 }
 
 // lengthAndText writes a string with its length before it.
-func (c *conv) lengthAndText(start, end int, t text) {
+func (c *conv) lengthAndText(start, end int, t scan.Text) {
 	if c.plain(start, end, t) {
 		c.w.varint(uint64(end - start))
 		c.w.out = append(c.w.out, c.b[start:end]...)
@@ -238,10 +239,10 @@ func (c *conv) lengthAndText(start, end int, t text) {
 }
 
 // name returns the text of a member name.
-func (c *conv) name(start, end int, t text) []byte {
-	if t&escaped == 0 {
+func (c *conv) name(start, end int, t scan.Text) []byte {
+	if t&scan.Escaped == 0 {
 		return c.b[start:end]
 	}
-	name, _ := unquote(nil, c.b[start:end])
+	name, _ := scan.Unquote(nil, c.b[start:end])
 	return name
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -114,40 +115,40 @@ func (v *Converter) put(c *conv) {
 func (c *conv) body() bool {
 	b := c.b
 	c.start()
-	i := space(b, 0)
-	if at(b, i) != '{' {
+	i := scan.Space(b, 0)
+	if scan.At(b, i) != '{' {
 		return false
 	}
-	if i = space(b, i+1); at(b, i) == '}' {
-		return space(b, i+1) == len(b)
+	if i = scan.Space(b, i+1); scan.At(b, i) == '}' {
+		return scan.Space(b, i+1) == len(b)
 	}
 	for {
-		if at(b, i) != '"' {
+		if scan.At(b, i) != '"' {
 			return false
 		}
 		start := i + 1
-		end, t := str(b, start)
-		if end == bad {
+		end, t := scan.Str(b, start)
+		if end == scan.Bad {
 			return false
 		}
-		if i = space(b, end+1); at(b, i) != ':' {
+		if i = scan.Space(b, end+1); scan.At(b, i) != ':' {
 			return false
 		}
-		i = space(b, i+1)
+		i = scan.Space(b, i+1)
 		if string(c.name(start, end, t)) == "payload" {
 			i = c.payload(i) // the last one counts; the envelope tells of repeats
 		} else {
-			i = skip(b, i, 1)
+			i = scan.Skip(b, i, 1)
 		}
-		if i == bad {
+		if i == scan.Bad {
 			return false
 		}
-		i = space(b, i)
-		switch at(b, i) {
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case '}':
-			return space(b, i+1) == len(b)
+			return scan.Space(b, i+1) == len(b)
 		default:
 			return false
 		}
@@ -166,7 +167,7 @@ func (c *conv) start() {
 // payload writes the payload that begins at i.
 func (c *conv) payload(i int) int {
 	c.start()
-	if c.into == nil || at(c.b, i) != '{' {
+	if c.into == nil || scan.At(c.b, i) != '{' {
 		c.w.out = protowire.AppendTag(c.w.out, fieldOther, protowire.BytesType)
 		end, set := c.value(i, eventLevel+1)
 		if !set {
@@ -181,7 +182,7 @@ func (c *conv) payload(i int) int {
 		m = c.openRoot()
 		end = c.unwrap(i)
 	}
-	if end != bad {
+	if end != scan.Bad {
 		c.w.close(m)
 		c.typed = true
 	}
@@ -196,58 +197,58 @@ func (c *conv) openRoot() mark {
 // unwrap writes the payload that is a member of the object at i.
 func (c *conv) unwrap(i int) int {
 	b := c.b
-	i = space(b, i+1)
+	i = scan.Space(b, i+1)
 	c.path = append(c.path, step{})
-	earlier := bad
+	earlier := scan.Bad
 	for {
 		place := i
-		if at(b, i) != '"' {
-			return bad
+		if scan.At(b, i) != '"' {
+			return scan.Bad
 		}
-		end, t := str(b, i+1)
-		if end == bad {
-			return bad
+		end, t := scan.Str(b, i+1)
+		if end == scan.Bad {
+			return scan.Bad
 		}
 		name := c.name(i+1, end, t)
-		if i = c.colon(end + 1); i == bad {
-			return bad
+		if i = c.colon(end + 1); i == scan.Bad {
+			return scan.Bad
 		}
 		c.path[0].name = name
 		switch {
 		case c.replaced(place):
-			i = skip(b, i, 0)
+			i = scan.Skip(b, i, 0)
 		case string(name) != c.into.member:
 			if c.track && c.into.wrapper.names.find(name) < 0 {
 				c.drift(pb.IssueKind_ISSUE_KIND_UNKNOWN_FIELD)
 			}
-			i = skip(b, i, 0)
+			i = scan.Skip(b, i, 0)
 		default:
-			if earlier != bad {
+			if earlier != scan.Bad {
 				c.kill(earlier)
 			}
 			earlier = place
-			switch at(b, i) {
+			switch scan.At(b, i) {
 			case '{':
 				i = c.message(i, c.into.message, eventLevel+1)
 			case 'n':
-				i = literal(b, i, "null")
+				i = scan.Literal(b, i, "null")
 			default:
 				c.odd = pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH
 				c.report()
-				i = skip(b, i, 0)
+				i = scan.Skip(b, i, 0)
 			}
 		}
-		if i == bad {
-			return bad
+		if i == scan.Bad {
+			return scan.Bad
 		}
-		i = space(b, i)
-		switch at(b, i) {
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case '}':
 			return i + 1
 		default:
-			return bad
+			return scan.Bad
 		}
 	}
 }

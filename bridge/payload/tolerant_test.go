@@ -17,9 +17,9 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
-	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
-
 	"github.com/spotbridge/spotbridge/bridge/bridgetest/samples"
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 func listed[T any](items []T, text func(T) string) string {
@@ -312,8 +312,8 @@ func TestDamagedSamples(t *testing.T) {
 			continue
 		}
 		at += colon + 1
-		end := skip(body, space(body, at), 0)
-		if end == bad { // a colon inside a string
+		end := scan.Skip(body, scan.Space(body, at), 0)
+		if end == scan.Bad { // a colon inside a string
 			continue
 		}
 		body = slices.Concat(body[:at], []byte(strange[r.IntN(len(strange))]), body[end:])

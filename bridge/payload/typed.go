@@ -3,6 +3,7 @@ package payload
 import (
 	"math"
 
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -13,8 +14,8 @@ var zeros [64]int32
 // message writes the members of the object at i as the fields of a message; level is the message's nesting level.
 func (c *conv) message(i int, t *messageTable, level int) int {
 	b := c.b
-	i = space(b, i+1)
-	if at(b, i) == '}' {
+	i = scan.Space(b, i+1)
+	if scan.At(b, i) == '}' {
 		return i + 1
 	}
 	// Where each field came, plus 1: to tell repeats.
@@ -26,8 +27,8 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 	c.path = append(c.path, step{table: t})
 	next := 0
 	for {
-		if at(b, i) != '"' {
-			return bad
+		if scan.At(b, i) != '"' {
+			return scan.Bad
 		}
 		place := i
 		var f *fieldTable
@@ -39,9 +40,9 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 			}
 		}
 		if f == nil {
-			end, k := str(b, i+1)
-			if end == bad {
-				return bad
+			end, k := scan.Str(b, i+1)
+			if end == scan.Bad {
+				return scan.Bad
 			}
 			name := b[i+1 : end]
 			if k != 0 {
@@ -49,8 +50,8 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 			}
 			i = end + 1
 			if next = t.names.find(name); next < 0 {
-				if i = c.unknown(i, name, depth); i == bad {
-					return bad
+				if i = c.unknown(i, name, depth); i == scan.Bad {
+					return scan.Bad
 				}
 				next = 0
 				goto comma
@@ -60,11 +61,11 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 		c.path[depth].index = next
 		if c.dead != nil || c.fieldPlaces[base+next] != 0 {
 			if c.replaced(place) {
-				if i = c.colon(i); i == bad {
-					return bad
+				if i = c.colon(i); i == scan.Bad {
+					return scan.Bad
 				}
-				if i = skip(b, i, 0); i == bad {
-					return bad
+				if i = scan.Skip(b, i, 0); i == scan.Bad {
+					return scan.Bad
 				}
 				goto comma
 			}
@@ -74,13 +75,13 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 		}
 		c.fieldPlaces[base+next] = int32(place) + 1
 		next++
-		if i = c.colon(i); i == bad {
-			return bad
+		if i = c.colon(i); i == scan.Bad {
+			return scan.Bad
 		}
-		if at(b, i) == 'n' { // null says the same as nothing, but for a value of any type
+		if scan.At(b, i) == 'n' { // null says the same as nothing, but for a value of any type
 			if f.kind != kindValue || f.list {
-				if i = literal(b, i, "null"); i == bad {
-					return bad
+				if i = scan.Literal(b, i, "null"); i == scan.Bad {
+					return scan.Bad
 				}
 				goto comma
 			}
@@ -88,24 +89,24 @@ func (c *conv) message(i int, t *messageTable, level int) int {
 		if f.deprecated && c.track {
 			c.drift(pb.IssueKind_ISSUE_KIND_DEPRECATED_FIELD)
 		}
-		if i = c.field(i, f, level); i == bad {
-			return bad
+		if i = c.field(i, f, level); i == scan.Bad {
+			return scan.Bad
 		}
 	comma:
-		if at(b, i) == ',' {
-			i = space(b, i+1)
+		if scan.At(b, i) == ',' {
+			i = scan.Space(b, i+1)
 			continue
 		}
-		i = space(b, i)
-		switch at(b, i) {
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case '}':
 			c.path = c.path[:depth]
 			c.fieldPlaces = c.fieldPlaces[:base]
 			return i + 1
 		default:
-			return bad
+			return scan.Bad
 		}
 	}
 }
@@ -121,27 +122,27 @@ func (c *conv) colon(i int) int {
 			return i + 2
 		}
 	}
-	if i = space(b, i); at(b, i) != ':' {
-		return bad
+	if i = scan.Space(b, i); scan.At(b, i) != ':' {
+		return scan.Bad
 	}
-	return space(b, i+1)
+	return scan.Space(b, i+1)
 }
 
 // unknown reads past the value of a member that the schema does not have; i is after the name.
 func (c *conv) unknown(i int, name []byte, depth int) int {
-	if i = c.colon(i); i == bad {
-		return bad
+	if i = c.colon(i); i == scan.Bad {
+		return scan.Bad
 	}
 	c.path[depth].name = name
-	if depth == 0 && c.into.wrapper != nil && string(name) == c.into.member && at(c.b, i) == '{' {
+	if depth == 0 && c.into.wrapper != nil && string(name) == c.into.member && scan.At(c.b, i) == '{' {
 		c.wrapped = true // payload begins again: this is not the payload itself
-		return bad
+		return scan.Bad
 	}
 	if c.track {
 		c.drift(pb.IssueKind_ISSUE_KIND_UNKNOWN_FIELD)
 	}
 	c.path[depth].name = nil
-	return skip(c.b, i, 0)
+	return scan.Skip(c.b, i, 0)
 }
 
 // field writes the value at i, which is not null, as a field of a message at that level.
@@ -152,7 +153,7 @@ func (c *conv) field(i int, f *fieldTable, level int) int {
 	before := c.w.mark()
 	c.tag(f)
 	end, set := c.single(i, f, level)
-	if set || end == bad {
+	if set || end == scan.Bad {
 		return end
 	}
 	c.w.back(before)
@@ -194,20 +195,20 @@ func (c *conv) tag(f *fieldTable) {
 // refuse reads past a value that does not fit.
 func (c *conv) refuse(i int, kind pb.IssueKind) (end int, set bool) {
 	c.odd = kind
-	return skip(c.b, i, 0), false
+	return scan.Skip(c.b, i, 0), false
 }
 
 // single writes one value without a tag. set is false when it does not fit: c.odd says why, unless that is told already.
 func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 	b := c.b
-	switch ch := at(b, i); f.kind {
+	switch ch := scan.At(b, i); f.kind {
 	case kindString:
 		if ch != '"' {
 			return c.refuse(i, pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
 		}
-		end, t := str(b, i+1)
-		if end == bad {
-			return bad, false
+		end, t := scan.Str(b, i+1)
+		if end == scan.Bad {
+			return scan.Bad, false
 		}
 		if t == 0 {
 			c.w.varint(uint64(end - i - 1))
@@ -227,8 +228,8 @@ func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 			return c.refuse(i, pb.IssueKind_ISSUE_KIND_TOO_DEEP)
 		}
 		m := c.w.open()
-		if end = c.message(i, f.message, level+1); end == bad {
-			return bad, false
+		if end = c.message(i, f.message, level+1); end == scan.Bad {
+			return scan.Bad, false
 		}
 		c.w.close(m)
 		return end, true
@@ -237,7 +238,7 @@ func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 		if !ok {
 			return c.infinite(i, ch)
 		}
-		v, ok := n.double(text)
+		v, ok := n.Double(text)
 		if !ok {
 			c.odd = pb.IssueKind_ISSUE_KIND_OUT_OF_RANGE
 			return end, false
@@ -249,9 +250,9 @@ func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 		if !ok {
 			return c.refuse(i, pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
 		}
-		v, ok := int64(n.mant), n.exp == 0 && n.exact && !n.neg && n.mant <= math.MaxInt32
+		v, ok := int64(n.Mant), n.Exp == 0 && n.Exact && !n.Neg && n.Mant <= math.MaxInt32
 		if !ok {
-			v, ok = n.integer(text)
+			v, ok = n.Integer(text)
 			ok = ok && (f.kind == kindInt64 || v == int64(int32(v)))
 		}
 		if !ok {
@@ -264,10 +265,10 @@ func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 		switch ch {
 		case 't':
 			c.w.out = append(c.w.out, 1)
-			return literal(b, i, "true"), true
+			return scan.Literal(b, i, "true"), true
 		case 'f':
 			c.w.out = append(c.w.out, 0)
-			return literal(b, i, "false"), true
+			return scan.Literal(b, i, "false"), true
 		}
 	case kindStruct:
 		if ch == '{' {
@@ -284,38 +285,38 @@ func (c *conv) single(i int, f *fieldTable, level int) (end int, set bool) {
 
 // number reads a number, or one that stands in a string as ProtoJSON allows. ok is false when it is neither; then end
 // means nothing.
-func (c *conv) number(i int, ch byte) (n number, text []byte, end int, ok bool) {
+func (c *conv) number(i int, ch byte) (n scan.Number, text []byte, end int, ok bool) {
 	b := c.b
 	switch {
 	case ch-'0' <= 9 || ch == '-':
-		end, n = scanNumber(b, i)
-		if end == bad {
-			return n, nil, bad, false
+		end, n = scan.ReadNumber(b, i)
+		if end == scan.Bad {
+			return n, nil, scan.Bad, false
 		}
 		return n, b[i:end], end, true
 	case ch == '"':
-		q, t := str(b, i+1)
-		if q == bad {
-			return n, nil, bad, false
+		q, t := scan.Str(b, i+1)
+		if q == scan.Bad {
+			return n, nil, scan.Bad, false
 		}
 		text = c.name(i+1, q, t)
-		if end, n = scanNumber(text, 0); end != len(text) {
-			return n, nil, bad, false
+		if end, n = scan.ReadNumber(text, 0); end != len(text) {
+			return n, nil, scan.Bad, false
 		}
 		if c.track { // it fits, and the schema says otherwise
 			c.drift(pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
 		}
 		return n, text, q + 1, true
 	}
-	return n, nil, bad, false
+	return n, nil, scan.Bad, false
 }
 
 // infinite writes the doubles that JSON has no numbers for, as ProtoJSON does.
 func (c *conv) infinite(i int, ch byte) (end int, set bool) {
 	if ch == '"' {
-		q, t := str(c.b, i+1)
-		if q == bad {
-			return bad, false
+		q, t := scan.Str(c.b, i+1)
+		if q == scan.Bad {
+			return scan.Bad, false
 		}
 		v := 0.0
 		switch string(c.name(i+1, q, t)) {
@@ -342,15 +343,15 @@ func (c *conv) infinite(i int, ch byte) (end int, set bool) {
 // list is left unset.
 func (c *conv) repeated(i int, f *fieldTable, level int) int {
 	b := c.b
-	if at(b, i) != '[' {
+	if scan.At(b, i) != '[' {
 		end, _ := c.refuse(i, pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH)
-		if end == bad {
-			return bad
+		if end == scan.Bad {
+			return scan.Bad
 		}
 		return c.leave(i, end, f, level)
 	}
 	whole := i
-	if i = space(b, i+1); at(b, i) == ']' {
+	if i = scan.Space(b, i+1); scan.At(b, i) == ']' {
 		return i + 1
 	}
 	before := c.w.mark()
@@ -368,15 +369,15 @@ func (c *conv) repeated(i int, f *fieldTable, level int) int {
 			c.tag(f)
 		}
 		end, set := c.single(i, f, level)
-		if end == bad {
-			return bad
+		if end == scan.Bad {
+			return scan.Bad
 		}
 		if !set {
 			again := f.earlier != nil && c.odd == pb.IssueKind_ISSUE_KIND_TYPE_MISMATCH
 			if again || f.kind < kindMessage {
 				c.w.back(before)
-				if end = skip(b, whole, 0); end == bad {
-					return bad
+				if end = scan.Skip(b, whole, 0); end == scan.Bad {
+					return scan.Bad
 				}
 				if !again {
 					c.report() // before the path forgets the item
@@ -397,10 +398,10 @@ func (c *conv) repeated(i int, f *fieldTable, level int) int {
 			}
 		}
 		c.path[depth].index++
-		i = space(b, end)
-		switch at(b, i) {
+		i = scan.Space(b, end)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case ']':
 			c.path = c.path[:depth]
 			if packed {
@@ -408,7 +409,7 @@ func (c *conv) repeated(i int, f *fieldTable, level int) int {
 			}
 			return i + 1
 		default:
-			return bad
+			return scan.Bad
 		}
 	}
 }

@@ -3,6 +3,7 @@ package payload
 import (
 	"bytes"
 
+	"github.com/spotbridge/spotbridge/bridge/internal/scan"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -25,12 +26,12 @@ const (
 // level. set is false when it was left out: then nothing was written that the caller should keep.
 func (c *conv) value(i, level int) (end int, set bool) {
 	b := c.b
-	switch at(b, i) {
+	switch scan.At(b, i) {
 	case '"':
 		start := i + 1
-		end, t := str(b, start)
-		if end == bad {
-			return bad, false
+		end, t := scan.Str(b, start)
+		if end == scan.Bad {
+			return scan.Bad, false
 		}
 		if c.plain(start, end, t) {
 			n := end - start
@@ -47,13 +48,13 @@ func (c *conv) value(i, level int) (end int, set bool) {
 		return end + 1, true
 	case 't':
 		c.w.out = append(c.w.out, 2, tagBool, 1)
-		return literal(b, i, "true"), true
+		return scan.Literal(b, i, "true"), true
 	case 'f':
 		c.w.out = append(c.w.out, 2, tagBool, 0)
-		return literal(b, i, "false"), true
+		return scan.Literal(b, i, "false"), true
 	case 'n':
 		c.w.out = append(c.w.out, 2, tagNull, 0)
-		return literal(b, i, "null"), true
+		return scan.Literal(b, i, "null"), true
 	case '{':
 		m := c.w.open()
 		c.w.out = append(c.w.out, tagStruct)
@@ -67,11 +68,11 @@ func (c *conv) value(i, level int) (end int, set bool) {
 		c.w.close(m)
 		return end, set
 	default:
-		end, n := scanNumber(b, i)
-		if end == bad {
-			return bad, false
+		end, n := scan.ReadNumber(b, i)
+		if end == scan.Bad {
+			return scan.Bad, false
 		}
-		f, ok := n.double(b[i:end])
+		f, ok := n.Double(b[i:end])
 		if !ok {
 			c.issue(pb.IssueKind_ISSUE_KIND_OUT_OF_RANGE)
 			return end, false
@@ -85,13 +86,13 @@ func (c *conv) value(i, level int) (end int, set bool) {
 // tooDeep reads past a value that clients could not read.
 func (c *conv) tooDeep(i int) (end int, set bool) {
 	c.issue(pb.IssueKind_ISSUE_KIND_TOO_DEEP)
-	return skip(c.b, i, 0), false
+	return scan.Skip(c.b, i, 0), false
 }
 
 // object writes the object at i as a google.protobuf.Struct at that level, with its length before it.
 func (c *conv) object(i, level int) (end int, set bool) {
-	b, first := c.b, space(c.b, i+1)
-	empty := at(b, first) == '}'
+	b, first := c.b, scan.Space(c.b, i+1)
+	empty := scan.At(b, first) == '}'
 	if level > maxLevel || level+2 > maxLevel && !empty {
 		return c.tooDeep(i)
 	}
@@ -107,23 +108,23 @@ func (c *conv) object(i, level int) (end int, set bool) {
 	c.path = append(c.path, step{})
 	for {
 		place := i
-		if at(b, i) != '"' {
-			return bad, false
+		if scan.At(b, i) != '"' {
+			return scan.Bad, false
 		}
 		start := i + 1
-		end, t := str(b, start)
-		if end == bad {
-			return bad, false
+		end, t := scan.Str(b, start)
+		if end == scan.Bad {
+			return scan.Bad, false
 		}
-		if i = space(b, end+1); at(b, i) != ':' {
-			return bad, false
+		if i = scan.Space(b, end+1); scan.At(b, i) != ':' {
+			return scan.Bad, false
 		}
-		i = space(b, i+1)
+		i = scan.Space(b, i+1)
 		name := c.name(start, end, t)
 		c.path[depth].name = name
 		if c.replaced(place) {
-			if i = skip(b, i, 0); i == bad {
-				return bad, false
+			if i = scan.Skip(b, i, 0); i == scan.Bad {
+				return scan.Bad, false
 			}
 		} else {
 			seen = c.remember(base, seen, name, place)
@@ -134,8 +135,8 @@ func (c *conv) object(i, level int) (end int, set bool) {
 			c.lengthAndText(start, end, t)
 			c.w.out = append(c.w.out, tagItem)
 			var set bool
-			if i, set = c.value(i, level+2); i == bad {
-				return bad, false
+			if i, set = c.value(i, level+2); i == scan.Bad {
+				return scan.Bad, false
 			}
 			if set {
 				c.w.close(entry)
@@ -144,17 +145,17 @@ func (c *conv) object(i, level int) (end int, set bool) {
 				c.w.back(before)
 			}
 		}
-		i = space(b, i)
-		switch at(b, i) {
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case '}':
 			c.path = c.path[:depth]
 			c.names, c.places = c.names[:base], c.places[:base]
 			c.w.close(m)
 			return i + 1, true
 		default:
-			return bad, false
+			return scan.Bad, false
 		}
 	}
 }
@@ -162,8 +163,8 @@ func (c *conv) object(i, level int) (end int, set bool) {
 // list writes the array at i as a google.protobuf.ListValue at that level, with its length before it. An item that cannot
 // be written is null, so that the others keep their places.
 func (c *conv) list(i, level int) (end int, set bool) {
-	b, first := c.b, space(c.b, i+1)
-	empty := at(b, first) == ']'
+	b, first := c.b, scan.Space(c.b, i+1)
+	empty := scan.At(b, first) == ']'
 	if level > maxLevel || level+1 > maxLevel && !empty {
 		return c.tooDeep(i)
 	}
@@ -179,8 +180,8 @@ func (c *conv) list(i, level int) (end int, set bool) {
 		before := c.w.mark()
 		c.w.out = append(c.w.out, tagValues)
 		var set bool
-		if i, set = c.value(i, level+1); i == bad {
-			return bad, false
+		if i, set = c.value(i, level+1); i == scan.Bad {
+			return scan.Bad, false
 		}
 		if !set {
 			c.unset = true
@@ -188,16 +189,16 @@ func (c *conv) list(i, level int) (end int, set bool) {
 			c.w.out = append(c.w.out, tagValues, 2, tagNull, 0)
 		}
 		c.path[depth].index++
-		i = space(b, i)
-		switch at(b, i) {
+		i = scan.Space(b, i)
+		switch scan.At(b, i) {
 		case ',':
-			i = space(b, i+1)
+			i = scan.Space(b, i+1)
 		case ']':
 			c.path = c.path[:depth]
 			c.w.close(m)
 			return i + 1, true
 		default:
-			return bad, false
+			return scan.Bad, false
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package payload
+package scan
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 
 // accepts reports whether the scanner takes b as one JSON value.
 func accepts(b []byte) bool {
-	end := skip(b, space(b, 0), 0)
-	return end != bad && space(b, end) == len(b)
+	end := Skip(b, Space(b, 0), 0)
+	return end != Bad && Space(b, end) == len(b)
 }
 
 var lenient = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
@@ -69,7 +69,7 @@ func FuzzScanner(f *testing.F) {
 			return
 		}
 		doc = bytes.TrimRight(doc, " \t\r\n")
-		got, ok := unquote(nil, doc[1:len(doc)-1])
+		got, ok := Unquote(nil, doc[1:len(doc)-1])
 		want, err := jsontext.AppendUnquote(nil, doc)
 		if !bytes.Equal(got, want) || ok != (err == nil) {
 			t.Fatalf("%q: text %q %v, jsontext says %q %v", doc, got, ok, want, err)
@@ -83,12 +83,12 @@ func TestNumbersAreTheNearestDoubles(t *testing.T) {
 		"1.7976931348623159e308", "4.9e-324", "1e-400", "1e400", "-1e400", "12345678901234567890123", "1e999999999999999999999", "0e999999999999999999999", "0.000001e22", "5e-22",
 		"1" + strings.Repeat("0", 400), "0." + strings.Repeat("0", 400) + "1", "1" + strings.Repeat("0", 400) + "e-400",
 	} {
-		end, n := scanNumber([]byte(s), 0)
+		end, n := ReadNumber([]byte(s), 0)
 		if end != len(s) {
 			t.Errorf("%s: read up to %d", s, end)
 			continue
 		}
-		got, ok := n.double([]byte(s))
+		got, ok := n.Double([]byte(s))
 		want, err := strconv.ParseFloat(s, 64)
 		if ok != (err == nil) || ok && (got != want || math.Signbit(got) != math.Signbit(want)) {
 			t.Errorf("%s: %v %v, want %v %v", s, got, ok, want, err)
@@ -104,7 +104,7 @@ func TestIntegersMayBeWrittenAsDecimals(t *testing.T) {
 		"5.00000000000000000000": "5", "5.00000000000000000001": "", "0.0000000000000000000000000": "0", "-500000000000000000000000e-23": "-5", "123456789012345678901234567890": "", "1e999999999999": "", "1e-999999999999": "",
 		"0.00000000000000000000005e23": "5", "00": "bad", "92233720368547758070e-1": "9223372036854775807",
 	} {
-		end, n := scanNumber([]byte(s), 0)
+		end, n := ReadNumber([]byte(s), 0)
 		if end != len(s) {
 			if want != "bad" {
 				t.Errorf("%s: read up to %d", s, end)
@@ -112,7 +112,7 @@ func TestIntegersMayBeWrittenAsDecimals(t *testing.T) {
 			continue
 		}
 		got := ""
-		if v, ok := n.integer([]byte(s)); ok {
+		if v, ok := n.Integer([]byte(s)); ok {
 			got = strconv.FormatInt(v, 10)
 		}
 		if got != want {

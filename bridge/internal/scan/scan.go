@@ -1,4 +1,7 @@
-package payload
+// Package scan reads JSON text without making anything of it: functions from a position to the position after what was
+// read, or Bad. They accept exactly what RFC 8259 does, except that strings may hold bytes that are not UTF-8; a fuzz test
+// holds them to jsontext. The envelope's reader and the payload converter stand on it.
+package scan
 
 import (
 	"encoding/binary"
@@ -6,13 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// The scanner: functions from a position in the body to the position after what was read, or bad. They accept exactly
-// what RFC 8259 does, except that strings may hold bytes that are not UTF-8; a fuzz test holds them to jsontext.
+// Bad is the position after what is no JSON.
+const Bad = -1
 
-const bad = -1
-
-// maxJSONDepth bounds the recursion of skip. The door refuses bodies far below it.
-const maxJSONDepth = 10_000
+// MaxDepth bounds the recursion of Skip. The door refuses bodies far below it.
+const MaxDepth = 10_000
 
 const (
 	every    = 0x0101010101010101
@@ -20,8 +21,8 @@ const (
 	spaces   = ' ' * every
 )
 
-// space returns the position of the next byte that is no white space.
-func space(b []byte, i int) int {
+// Space returns the position of the next byte that is no white space.
+func Space(b []byte, i int) int {
 	if uint(i) < uint(len(b)) && b[i] > ' ' {
 		return i
 	}
@@ -50,25 +51,26 @@ func spaceSlow(b []byte, i int) int {
 	return i
 }
 
-// at returns the byte at a position, 0 at the end. 0 is no valid byte anywhere in JSON outside of strings, nor in them.
-func at(b []byte, i int) byte {
+// At returns the byte at a position, 0 at the end. 0 is no valid byte anywhere in JSON outside of strings, nor in them.
+func At(b []byte, i int) byte {
 	if uint(i) < uint(len(b)) {
 		return b[i]
 	}
 	return 0
 }
 
-// text is what there is to know of a string before its bytes are used.
-type text uint8
+// Text is what there is to know of a string before its bytes are used.
+type Text uint8
 
+// What Str tells of a string.
 const (
-	escaped  text = 1 << iota // it has escapes
-	nonASCII                  // it has bytes of 0x80 or more
+	Escaped  Text = 1 << iota // it has escapes
+	NonASCII                  // it has bytes of 0x80 or more
 )
 
-// str reads a string whose opening quote is before i and returns the position of its closing quote.
-func str(b []byte, i int) (int, text) {
-	var t text
+// Str reads a string whose opening quote is before i and returns the position of its closing quote.
+func Str(b []byte, i int) (int, Text) {
+	var t Text
 	for {
 		for len(b)-i >= 8 {
 			w := binary.LittleEndian.Uint64(b[i:])
@@ -77,31 +79,31 @@ func str(b []byte, i int) (int, text) {
 			m := ((quote-every)&^quote | (slash-every)&^slash | (w-0x20*every)&^w) & highBits
 			if m == 0 {
 				if w&highBits != 0 {
-					t |= nonASCII
+					t |= NonASCII
 				}
 				i += 8
 				continue
 			}
 			n := bits.TrailingZeros64(m) &^ 7
 			if w&highBits&(1<<n-1) != 0 {
-				t |= nonASCII
+				t |= NonASCII
 			}
 			i += n >> 3
 			break
 		}
-		switch c := at(b, i); {
+		switch c := At(b, i); {
 		case c == '"':
 			return i, t
 		case c == '\\':
-			t |= escaped
-			if i = escape(b, i+1); i == bad {
-				return bad, t
+			t |= Escaped
+			if i = escape(b, i+1); i == Bad {
+				return Bad, t
 			}
 		case c < 0x20:
-			return bad, t
+			return Bad, t
 		default:
 			if c >= utf8.RuneSelf {
-				t |= nonASCII
+				t |= NonASCII
 			}
 			i++
 		}
@@ -110,21 +112,21 @@ func str(b []byte, i int) (int, text) {
 
 // escape reads an escape whose backslash is before i.
 func escape(b []byte, i int) int {
-	switch at(b, i) {
+	switch At(b, i) {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return i + 1
 	case 'u':
 		if len(b)-i < 5 {
-			return bad
+			return Bad
 		}
 		for _, c := range b[i+1 : i+5] {
 			if unhex(c) > 15 {
-				return bad
+				return Bad
 			}
 		}
 		return i + 5
 	}
-	return bad
+	return Bad
 }
 
 func unhex(c byte) rune {
@@ -139,90 +141,90 @@ func unhex(c byte) rune {
 	return 16
 }
 
-// literal reads true, false or null.
-func literal(b []byte, i int, word string) int {
+// Literal reads a word that starts at i: true, false or null.
+func Literal(b []byte, i int, word string) int {
 	if len(b)-i >= len(word) && string(b[i:i+len(word)]) == word {
 		return i + len(word)
 	}
-	return bad
+	return Bad
 }
 
-// skip reads any value that starts at i, and checks it.
-func skip(b []byte, i, depth int) int {
-	switch c := at(b, i); c {
+// Skip reads any value that starts at i, and checks it.
+func Skip(b []byte, i, depth int) int {
+	switch c := At(b, i); c {
 	case '"':
-		end, _ := str(b, i+1)
-		if end == bad {
-			return bad
+		end, _ := Str(b, i+1)
+		if end == Bad {
+			return Bad
 		}
 		return end + 1
 	case 't':
-		return literal(b, i, "true")
+		return Literal(b, i, "true")
 	case 'f':
-		return literal(b, i, "false")
+		return Literal(b, i, "false")
 	case 'n':
-		return literal(b, i, "null")
+		return Literal(b, i, "null")
 	case '{':
-		if depth >= maxJSONDepth {
-			return bad
+		if depth >= MaxDepth {
+			return Bad
 		}
-		if i = space(b, i+1); at(b, i) == '}' {
+		if i = Space(b, i+1); At(b, i) == '}' {
 			return i + 1
 		}
 		for {
-			if at(b, i) != '"' {
-				return bad
+			if At(b, i) != '"' {
+				return Bad
 			}
-			end, _ := str(b, i+1)
-			if end == bad {
-				return bad
+			end, _ := Str(b, i+1)
+			if end == Bad {
+				return Bad
 			}
-			if i = space(b, end+1); at(b, i) != ':' {
-				return bad
+			if i = Space(b, end+1); At(b, i) != ':' {
+				return Bad
 			}
-			if i = skip(b, space(b, i+1), depth+1); i == bad {
-				return bad
+			if i = Skip(b, Space(b, i+1), depth+1); i == Bad {
+				return Bad
 			}
-			i = space(b, i)
-			switch at(b, i) {
+			i = Space(b, i)
+			switch At(b, i) {
 			case ',':
-				i = space(b, i+1)
+				i = Space(b, i+1)
 			case '}':
 				return i + 1
 			default:
-				return bad
+				return Bad
 			}
 		}
 	case '[':
-		if depth >= maxJSONDepth {
-			return bad
+		if depth >= MaxDepth {
+			return Bad
 		}
-		if i = space(b, i+1); at(b, i) == ']' {
+		if i = Space(b, i+1); At(b, i) == ']' {
 			return i + 1
 		}
 		for {
-			if i = skip(b, i, depth+1); i == bad {
-				return bad
+			if i = Skip(b, i, depth+1); i == Bad {
+				return Bad
 			}
-			i = space(b, i)
-			switch at(b, i) {
+			i = Space(b, i)
+			switch At(b, i) {
 			case ',':
-				i = space(b, i+1)
+				i = Space(b, i+1)
 			case ']':
 				return i + 1
 			default:
-				return bad
+				return Bad
 			}
 		}
 	default:
-		end, _ := scanNumber(b, i)
+		end, _ := ReadNumber(b, i)
 		return end
 	}
 }
 
-// unquote appends the text between the quotes of a string that str has accepted. What is not UTF-8, in bytes or in
+// Unquote appends the text between the quotes of a string that Str has accepted. What is not UTF-8, in bytes or in
 // escapes, becomes U+FFFD, and ok is false.
-func unquote(dst, s []byte) (_ []byte, ok bool) {
+func Unquote(dst, s []byte) (_ []byte, ok bool) {
 	ok = true
 	for i := 0; i < len(s); {
 		c := s[i]
