@@ -32,9 +32,6 @@ import (
 // headTimeout is how long a new subscription waits for the log to say where its head is.
 const headTimeout = 2 * time.Second
 
-// busyLag is how many entries history may be behind before drift steps back.
-const busyLag = 1000
-
 // Options are what a configuration cannot hold. Zero values are for production.
 type Options struct {
 	Logger  *slog.Logger
@@ -238,7 +235,7 @@ func (a *App) openServer(context.Context) error {
 		SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), MaxAge: time.Duration(a.cfg.Streams.MaxAge), Logger: a.log, Registerer: a.reg,
 	})
 	a.drift = drift.New(drift.Config{
-		Revision: a.opts.Converter.Revision(), History: a.projection, Store: a.projection, Next: a.hub, Busy: a.catchingUp, Logger: a.log, Registerer: a.reg,
+		Revision: a.opts.Converter.Revision(), History: a.projection, Store: a.projection, Next: a.hub, Logger: a.log, Registerer: a.reg,
 	})
 	var err error
 	a.server, err = server.New(server.Config{
@@ -251,9 +248,6 @@ func (a *App) openServer(context.Context) error {
 	a.onClose(a.server.Close)
 	return nil
 }
-
-// catchingUp reports whether history is behind the log by so much that it should have the machine for itself.
-func (a *App) catchingUp() bool { return !a.projection.Ready() || a.projection.Lag() > busyLag }
 
 // head asks the log for its newest sequence. The projection's own idea of it is seconds old, and a cursor from another
 // replica may be newer than that. While the log is away the last idea must do.

@@ -28,8 +28,6 @@ type Config struct {
 	Store    bridge.DriftStore
 	// Next gets what the follower publishes; nil = nobody.
 	Next bridge.Sink
-	// Busy reports whether others need the machine more, for example while history is being built; nil = never.
-	Busy func() bool
 	// HotEvents and HotBytes bound what is kept of published events until the worker comes to them; 0 = 2,048 and 32 MiB.
 	HotEvents int
 	HotBytes  int64
@@ -41,9 +39,6 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Busy == nil {
-		c.Busy = func() bool { return false }
-	}
 	if c.HotEvents <= 0 {
 		c.HotEvents = 2048
 	}
@@ -69,8 +64,8 @@ const (
 	pollEvery = 15 * time.Second
 	// maxPause bounds the rest after a batch.
 	maxPause = 2 * time.Second
-	// A batch is followed by a rest that is so many times as long as the work; the latter while others are busy.
-	restFactor, busyFactor = 3, 9
+	// A batch is followed by a rest that is so many times as long as the work: the worker has a tenth of a core at most.
+	restFactor = 9
 	// Waits after an error.
 	firstBackoff, maxBackoff = 100 * time.Millisecond, 15 * time.Second
 	// progressFrom is how many sequences behind are worth a line in the log.
@@ -214,11 +209,7 @@ func (w *Worker) work(ctx context.Context) error {
 		if idle {
 			more = w.wait(ctx)
 		} else {
-			factor := restFactor
-			if w.cfg.Busy() {
-				factor = busyFactor
-			}
-			more = sleep(ctx, min(time.Since(begin)*time.Duration(factor), maxPause))
+			more = sleep(ctx, min(time.Since(begin)*restFactor, maxPause))
 		}
 		if !more {
 			return ctx.Err()

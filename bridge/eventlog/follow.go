@@ -17,7 +17,7 @@ const (
 	followBytes    = 8 << 20  // bodies in one batch, unless a single body is larger
 	pullMessages   = 512      // asked for ahead
 	pullBytes      = 16 << 20 // likewise, in bytes
-	loadedBatch    = 4        // entries in one batch that mean load
+	lingerPerEntry = time.Millisecond
 	followRetryMin = 100 * time.Millisecond
 	followRetryMax = 5 * time.Second
 )
@@ -74,10 +74,8 @@ type pace struct {
 func (p *pace) gather() time.Time { return p.last.Add(p.linger) }
 
 func (p *pace) took(batch []*bridge.Entry) {
-	p.last, p.linger = time.Now(), p.opts.Linger
-	if len(batch) >= loadedBatch {
-		p.linger = max(p.linger, p.opts.LoadedLinger)
-	}
+	p.last = time.Now()
+	p.linger = max(p.opts.Linger, min(p.opts.Linger+time.Duration(len(batch))*lingerPerEntry, p.opts.LoadedLinger))
 }
 
 // handleError marks what handle returned.
