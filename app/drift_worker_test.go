@@ -190,6 +190,8 @@ func (s *failingStore) Record(ctx context.Context, b bridge.DriftBatch) (bridge.
 // collected is a sink that counts.
 type collected struct{ events, watermark atomic.Int64 }
 
+func (c *collected) Lost(uint64) {}
+
 func (c *collected) Publish(events []*bridge.Encoded, watermark uint64) {
 	c.events.Add(int64(len(events)))
 	c.watermark.Store(int64(watermark))

@@ -109,6 +109,9 @@ type History interface {
 // was applied, also where no event came of it. Publish must not block on slow readers.
 type Sink interface {
 	Publish(events []*Encoded, watermark uint64)
+	// Lost says that entries below floor left the log before they were applied: they will not be published, and whoever is
+	// before it has a gap. It comes before what follows the gap is published.
+	Lost(floor uint64)
 }
 
 // IDState is what is remembered of an event id.

@@ -109,6 +109,13 @@ func (w *Worker) Publish(events []*bridge.Encoded, watermark uint64) {
 	}
 }
 
+// Lost implements bridge.Sink.
+func (w *Worker) Lost(floor uint64) {
+	if w.cfg.Next != nil {
+		w.cfg.Next.Lost(floor)
+	}
+}
+
 // Health returns why drift cannot be read or written at the moment, or nil.
 func (w *Worker) Health() error {
 	if e := w.failing.Load(); e != nil {

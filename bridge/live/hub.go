@@ -67,6 +67,28 @@ func (h *Hub) Publish(events []*bridge.Encoded, watermark uint64) {
 	h.wake()
 }
 
+// Lost implements bridge.Sink: nothing is in the ring any more, so that every subscription before the gap asks history, which
+// tells it that its position has expired. A gap is never passed in silence.
+func (h *Hub) Lost(floor uint64) {
+	h.publish.Lock()
+	defer h.publish.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := &h.ring
+	if floor <= r.watermark+1 {
+		return
+	}
+	for r.base < r.end {
+		r.drop()
+	}
+	r.base, r.end = r.end+1, r.end+1 // the gap has an index of its own: whoever has not passed it is overtaken
+	r.begun, r.floor, r.watermark = true, floor-1, floor-1
+	for s := range h.subs {
+		s.group.matches, s.group.complete = nil, r.end
+		s.poke()
+	}
+}
+
 func (h *Hub) append(entries []*entry, watermark uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -372,6 +372,36 @@ func TestRetentionThatOvertakesACatchUpIsLoud(t *testing.T) {
 	}
 }
 
+// TestAGapInTheLogIsNotPassedInSilence: the log dropped entries before they were applied, while streams were live.
+func TestAGapInTheLogIsNotPassedInSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(Config{})
+		f.history.commit(events(1, 10), 10)
+		all := f.subscribe(t.Context(), bridge.SubscribeRequest{AfterCursor: cursorAt(8)})
+		none := f.subscribe(t.Context(), bridge.SubscribeRequest{AfterCursor: cursorAt(10), Filter: filter(t, &pb.EventFilter{Operations: []string{"NOTHING"}})})
+		synctest.Wait()
+		f.put(events(11, 12)...)
+		synctest.Wait()
+		f.history.commit(events(21, 25), 25)
+		f.history.retain(21)
+		f.Lost(21)
+		f.Publish(events(21, 25), 25)
+		for _, c := range []*client{all, none} {
+			e := expectReason(t, <-c.done, pb.ErrorReason_ERROR_REASON_CURSOR_EXPIRED)
+			if e.Metadata["earliest_cursor"] != cursorAt(20) {
+				t.Errorf("%v", e.Metadata)
+			}
+		}
+		expect(t, all, "c", "9", "10", "u", "11", "12", "f")
+		again := f.subscribe(t.Context(), bridge.SubscribeRequest{AfterCursor: cursorAt(20)})
+		synctest.Wait()
+		f.put(events(26, 26)...)
+		synctest.Wait()
+		expect(t, again, "c", "21", "22", "23", "24", "25", "u", "26")
+		again.end()
+	})
+}
+
 func TestEarliestMeansWhateverIsHeldWhenReadingBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(Config{PageEvents: 5})

@@ -80,6 +80,7 @@ func (p *Projection) passed(ctx context.Context, floor uint64) error {
 		p.log.Error("entries left the log before they were applied: history has a gap, and ordering is UNKNOWN for an entity until its first version is seen; raise log.max_age or log.max_bytes",
 			"from", pos.watermark+1, "to", floor-1)
 		pos.floor = floor // a cursor from before the gap is expired: a stream must not jump over it silently
+		p.lostBelow = floor
 	}
 	pos.begun, pos.watermark = floor, floor-1
 	return p.move(ctx, pos, true)

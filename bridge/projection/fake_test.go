@@ -141,6 +141,13 @@ type collector struct {
 	mu        sync.Mutex
 	events    []*bridge.Encoded
 	watermark uint64
+	lost      []uint64
+}
+
+func (c *collector) Lost(floor uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = append(c.lost, floor)
 }
 
 func (c *collector) Publish(events []*bridge.Encoded, watermark uint64) {

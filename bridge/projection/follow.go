@@ -187,7 +187,14 @@ func (p *Projection) consume(ctx context.Context, log bridge.Reader, sink bridge
 // publish hands on what was committed. While the file is made anew in a running process, the sink has had the events of
 // before already: it gets each once.
 func (p *Projection) publish(sink bridge.Sink, events []*bridge.Encoded) {
-	if sink == nil || p.Watermark() < p.published {
+	if sink == nil {
+		return
+	}
+	if p.lostBelow > 0 {
+		sink.Lost(p.lostBelow)
+		p.lostBelow = 0
+	}
+	if p.Watermark() < p.published {
 		return
 	}
 	for len(events) > 0 && events[0].Sequence <= p.published {

@@ -179,6 +179,8 @@ func TestRunPublishesAfterCommit(t *testing.T) {
 
 type sinkFunc func(events []*bridge.Encoded, watermark uint64)
 
+func (f sinkFunc) Lost(uint64) {}
+
 func (f sinkFunc) Publish(events []*bridge.Encoded, watermark uint64) { f(events, watermark) }
 
 // TestCrashAndResume copies the files while they are in use, as a crash leaves them, and goes on with the copy.
@@ -423,6 +425,9 @@ func TestFloorPassesTheWatermark(t *testing.T) {
 	run(t, func(ctx context.Context) error { return p.Run(ctx, log, sink) })
 	published(t, sink, log)
 	checkOrdering(t, sink, inOrder, inOrder, unknown, inOrder, unknown)
+	if !slices.Equal(sink.lost, []uint64{4}) {
+		t.Errorf("streams were told of gaps that end at %v", sink.lost)
+	}
 	if !strings.Contains(logged.String(), "history has a gap") {
 		t.Errorf("nothing is said: %s", logged)
 	}

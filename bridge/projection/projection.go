@@ -38,9 +38,10 @@ type Projection struct {
 	// retaining admits one retention at a time.
 	retaining sync.Mutex
 
-	// published is what the sink has had; closed says that renew did not succeed. Both belong to Run.
-	published uint64
-	closed    bool
+	// published is what the sink has had, lostBelow where a gap ends that it has not been told of; closed says that renew
+	// did not succeed. All belong to Run.
+	published, lostBelow uint64
+	closed               bool
 
 	pos     atomic.Pointer[position]
 	head    atomic.Uint64
