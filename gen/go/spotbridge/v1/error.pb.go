@@ -78,6 +78,25 @@ const (
 	ErrorReason_ERROR_REASON_PERMISSION_DENIED ErrorReason = 20
 	// UNAUTHENTICATED. The caller is not known. Do not retry with the same credentials.
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 21
+	// NOT_FOUND. There is no consumer group with this name, or it was deleted while a member was connected. Create it; do not
+	// retry before.
+	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 40
+	// ALREADY_EXISTS. There is a consumer group with this name. Use it, update it, or choose another name; do not retry.
+	ErrorReason_ERROR_REASON_GROUP_EXISTS ErrorReason = 41
+	// ABORTED. Somebody else changed the group at the same time. Read it and retry.
+	ErrorReason_ERROR_REASON_GROUP_CONFLICT ErrorReason = 42
+	// FAILED_PRECONDITION. The group has dead letters, or redriven events that are not settled; metadata: dead_letters,
+	// redriven_events. Redrive or delete them first, or set force.
+	ErrorReason_ERROR_REASON_GROUP_HAS_DEAD_LETTERS ErrorReason = 43
+	// RESOURCE_EXHAUSTED. There are as many consumer groups as the configuration allows. Delete one, or have groups.max
+	// raised.
+	ErrorReason_ERROR_REASON_TOO_MANY_GROUPS ErrorReason = 44
+	// In the answer to one delivery id, not a status: the delivery is no longer the caller's. Its deadline has passed, it was
+	// settled already, or the group was moved. Nothing was changed; the event comes again if it is not settled. Do not retry.
+	ErrorReason_ERROR_REASON_STALE_DELIVERY ErrorReason = 45
+	// In the answer to one delivery id, not a status: the id is damaged or belongs to another group. Use the id exactly as
+	// received; do not retry.
+	ErrorReason_ERROR_REASON_INVALID_DELIVERY_ID ErrorReason = 46
 )
 
 // Enum value maps for ErrorReason.
@@ -105,30 +124,44 @@ var (
 		19: "ERROR_REASON_NO_SUCH_ROUTE",
 		20: "ERROR_REASON_PERMISSION_DENIED",
 		21: "ERROR_REASON_UNAUTHENTICATED",
+		40: "ERROR_REASON_GROUP_NOT_FOUND",
+		41: "ERROR_REASON_GROUP_EXISTS",
+		42: "ERROR_REASON_GROUP_CONFLICT",
+		43: "ERROR_REASON_GROUP_HAS_DEAD_LETTERS",
+		44: "ERROR_REASON_TOO_MANY_GROUPS",
+		45: "ERROR_REASON_STALE_DELIVERY",
+		46: "ERROR_REASON_INVALID_DELIVERY_ID",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":         0,
-		"ERROR_REASON_INVALID_FIELD":       1,
-		"ERROR_REASON_INVALID_FILTER":      2,
-		"ERROR_REASON_INVALID_CURSOR":      3,
-		"ERROR_REASON_CURSOR_FOREIGN":      4,
-		"ERROR_REASON_CURSOR_AHEAD":        5,
-		"ERROR_REASON_CURSOR_EXPIRED":      6,
-		"ERROR_REASON_INVALID_PAGE_TOKEN":  7,
-		"ERROR_REASON_EVENT_NOT_FOUND":     8,
-		"ERROR_REASON_DELIVERY_NOT_FOUND":  9,
-		"ERROR_REASON_BODY_NOT_KEPT":       10,
-		"ERROR_REASON_DRAINING":            11,
-		"ERROR_REASON_STARTING":            12,
-		"ERROR_REASON_SLOW_CONSUMER":       13,
-		"ERROR_REASON_TOO_MANY_STREAMS":    14,
-		"ERROR_REASON_LOG_UNAVAILABLE":     15,
-		"ERROR_REASON_HISTORY_UNAVAILABLE": 16,
-		"ERROR_REASON_INTERNAL":            17,
-		"ERROR_REASON_UNKNOWN_PARAMETER":   18,
-		"ERROR_REASON_NO_SUCH_ROUTE":       19,
-		"ERROR_REASON_PERMISSION_DENIED":   20,
-		"ERROR_REASON_UNAUTHENTICATED":     21,
+		"ERROR_REASON_UNSPECIFIED":            0,
+		"ERROR_REASON_INVALID_FIELD":          1,
+		"ERROR_REASON_INVALID_FILTER":         2,
+		"ERROR_REASON_INVALID_CURSOR":         3,
+		"ERROR_REASON_CURSOR_FOREIGN":         4,
+		"ERROR_REASON_CURSOR_AHEAD":           5,
+		"ERROR_REASON_CURSOR_EXPIRED":         6,
+		"ERROR_REASON_INVALID_PAGE_TOKEN":     7,
+		"ERROR_REASON_EVENT_NOT_FOUND":        8,
+		"ERROR_REASON_DELIVERY_NOT_FOUND":     9,
+		"ERROR_REASON_BODY_NOT_KEPT":          10,
+		"ERROR_REASON_DRAINING":               11,
+		"ERROR_REASON_STARTING":               12,
+		"ERROR_REASON_SLOW_CONSUMER":          13,
+		"ERROR_REASON_TOO_MANY_STREAMS":       14,
+		"ERROR_REASON_LOG_UNAVAILABLE":        15,
+		"ERROR_REASON_HISTORY_UNAVAILABLE":    16,
+		"ERROR_REASON_INTERNAL":               17,
+		"ERROR_REASON_UNKNOWN_PARAMETER":      18,
+		"ERROR_REASON_NO_SUCH_ROUTE":          19,
+		"ERROR_REASON_PERMISSION_DENIED":      20,
+		"ERROR_REASON_UNAUTHENTICATED":        21,
+		"ERROR_REASON_GROUP_NOT_FOUND":        40,
+		"ERROR_REASON_GROUP_EXISTS":           41,
+		"ERROR_REASON_GROUP_CONFLICT":         42,
+		"ERROR_REASON_GROUP_HAS_DEAD_LETTERS": 43,
+		"ERROR_REASON_TOO_MANY_GROUPS":        44,
+		"ERROR_REASON_STALE_DELIVERY":         45,
+		"ERROR_REASON_INVALID_DELIVERY_ID":    46,
 	}
 )
 
@@ -163,7 +196,7 @@ var File_spotbridge_v1_error_proto protoreflect.FileDescriptor
 
 const file_spotbridge_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x19spotbridge/v1/error.proto\x12\rspotbridge.v1*\xe0\x05\n" +
+	"\x19spotbridge/v1/error.proto\x12\rspotbridge.v1*\xd4\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -187,7 +220,14 @@ const file_spotbridge_v1_error_proto_rawDesc = "" +
 	"\x1eERROR_REASON_UNKNOWN_PARAMETER\x10\x12\x12\x1e\n" +
 	"\x1aERROR_REASON_NO_SUCH_ROUTE\x10\x13\x12\"\n" +
 	"\x1eERROR_REASON_PERMISSION_DENIED\x10\x14\x12 \n" +
-	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x15BDZBgithub.com/spotbridge/spotbridge/gen/go/spotbridge/v1;spotbridgev1b\x06proto3"
+	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x15\x12 \n" +
+	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10(\x12\x1d\n" +
+	"\x19ERROR_REASON_GROUP_EXISTS\x10)\x12\x1f\n" +
+	"\x1bERROR_REASON_GROUP_CONFLICT\x10*\x12'\n" +
+	"#ERROR_REASON_GROUP_HAS_DEAD_LETTERS\x10+\x12 \n" +
+	"\x1cERROR_REASON_TOO_MANY_GROUPS\x10,\x12\x1f\n" +
+	"\x1bERROR_REASON_STALE_DELIVERY\x10-\x12$\n" +
+	" ERROR_REASON_INVALID_DELIVERY_ID\x10.BDZBgithub.com/spotbridge/spotbridge/gen/go/spotbridge/v1;spotbridgev1b\x06proto3"
 
 var (
 	file_spotbridge_v1_error_proto_rawDescOnce sync.Once
