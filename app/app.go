@@ -20,6 +20,7 @@ import (
 	"github.com/spotbridge/spotbridge/bridge"
 	"github.com/spotbridge/spotbridge/bridge/drift"
 	"github.com/spotbridge/spotbridge/bridge/eventlog"
+	"github.com/spotbridge/spotbridge/bridge/group"
 	"github.com/spotbridge/spotbridge/bridge/live"
 	"github.com/spotbridge/spotbridge/bridge/payload"
 	"github.com/spotbridge/spotbridge/bridge/projection"
@@ -57,6 +58,8 @@ type App struct {
 	deliveries *projection.Deliveries
 	hub        *live.Hub
 	drift      *drift.Worker
+	groupStore *eventlog.GroupStore
+	groups     *group.Groups
 	server     *server.Server
 	door       *webhook.Handler
 	gate       gate
@@ -89,7 +92,7 @@ func New(ctx context.Context, cfg Config, opts Options) (_ *App, err error) {
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.lock, a.openLog, a.openProjection, a.openDoor, a.openServer, a.listen} {
+	for _, step := range []func(context.Context) error{a.lock, a.openLog, a.openProjection, a.openDoor, a.openGroups, a.openServer, a.listen} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -235,18 +238,49 @@ func (a *App) openServer(context.Context) error {
 		SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), MaxAge: time.Duration(a.cfg.Streams.MaxAge), Logger: a.log, Registerer: a.reg,
 	})
 	a.drift = drift.New(drift.Config{
-		Revision: a.opts.Converter.Revision(), History: a.projection, Store: a.projection, Next: a.hub, Logger: a.log, Registerer: a.reg,
+		Revision: a.opts.Converter.Revision(), History: a.projection, Store: a.projection, Next: sinks{a.hub, a.groups}, Logger: a.log, Registerer: a.reg,
 	})
 	var err error
 	a.server, err = server.New(server.Config{
 		Hub: a.hub, History: a.projection, Deliveries: a.deliveries, Drift: a.projection, Reprocessor: reprocessor{a.door, a.deliveries}, Ready: a.projection.Ready,
-		OpenAPI: openapi.JSON, LogID: a.eventlog.ID(), Open: a.cfg.Auth.Mode == "none", SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), Logger: a.log, Registerer: a.reg,
+		Groups: a.groups, OpenAPI: openapi.JSON, LogID: a.eventlog.ID(), Open: a.cfg.Auth.Mode == "none", SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), Logger: a.log, Registerer: a.reg,
 	})
 	if err != nil {
 		return err
 	}
 	a.onClose(a.server.Close)
 	return nil
+}
+
+func (a *App) openGroups(ctx context.Context) error {
+	var err error
+	if a.groupStore, err = a.eventlog.OpenGroups(ctx, eventlog.GroupConfig{LetterBytes: int64(a.cfg.Groups.DeadLetterBytes)}); err != nil {
+		return err
+	}
+	a.onClose(func() error { a.groupStore.Close(); return nil })
+	a.groups = group.New(group.Config{
+		Store: a.groupStore, Log: a.eventlog, History: a.projection, Converter: a.opts.Converter, MaxGroups: a.cfg.Groups.Max, MaxMembers: a.cfg.Groups.MaxMembers,
+		SendTimeout: time.Duration(a.cfg.Streams.SendTimeout), MaxAge: time.Duration(a.cfg.Streams.MaxAge), RecentBytes: int(a.cfg.Streams.RingBytes) / 2,
+		Logger: a.log, Registerer: a.reg,
+	})
+	return nil
+}
+
+// sinks hands what the projection publishes to each of them.
+type sinks []bridge.Sink
+
+// Publish implements bridge.Sink.
+func (s sinks) Publish(events []*bridge.Encoded, watermark uint64) {
+	for _, to := range s {
+		to.Publish(events, watermark)
+	}
+}
+
+// Lost implements bridge.Sink.
+func (s sinks) Lost(floor uint64) {
+	for _, to := range s {
+		to.Lost(floor)
+	}
 }
 
 // head asks the log for its newest sequence. The projection's own idea of it is seconds old, and a cursor from another

@@ -24,6 +24,7 @@ type Config struct {
 	Log     LogConfig     `yaml:"log"`
 	History HistoryConfig `yaml:"history"`
 	Streams StreamsConfig `yaml:"streams"`
+	Groups  GroupsConfig  `yaml:"groups"`
 	Auth    AuthConfig    `yaml:"auth"`
 	// DrainTimeout bounds an orderly shutdown.
 	DrainTimeout Duration      `yaml:"drain_timeout"`
@@ -91,6 +92,13 @@ type StreamsConfig struct {
 	MaxAge      Duration `yaml:"max_age"`
 }
 
+// GroupsConfig bounds consumer groups.
+type GroupsConfig struct {
+	Max             int  `yaml:"max"`
+	MaxMembers      int  `yaml:"max_members"`
+	DeadLetterBytes Size `yaml:"dead_letter_bytes"`
+}
+
 // AuthConfig chooses access control.
 type AuthConfig struct {
 	Mode string `yaml:"mode"`
@@ -119,6 +127,7 @@ func DefaultConfig() Config {
 		Streams: StreamsConfig{
 			RingEvents: 16384, RingBytes: 64 << 20, SendTimeout: Duration(15 * time.Minute), MaxAge: Duration(time.Hour),
 		},
+		Groups:       GroupsConfig{Max: 256, MaxMembers: 10_000, DeadLetterBytes: 4 << 30},
 		Auth:         AuthConfig{Mode: "none"},
 		DrainTimeout: Duration(8 * time.Second),
 		Logging:      LoggingConfig{Level: "info", Format: "text"},
@@ -206,6 +215,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Streams.RingEvents < 16 || c.Streams.RingBytes < 1<<20 {
 		bad("streams.ring_events, streams.ring_bytes", "must be at least 16 and 1MiB")
+	}
+	if c.Groups.Max < 1 || c.Groups.MaxMembers < 1 {
+		bad("groups.max, groups.max_members", "must be at least 1")
+	}
+	if c.Groups.DeadLetterBytes < 1<<20 {
+		bad("groups.dead_letter_bytes", "must be at least 1MiB")
 	}
 	if _, err := logLevel(c.Logging.Level); err != nil {
 		bad("logging.level", "is debug, info, warn or error")

@@ -43,6 +43,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	part("deliveries", a.deliveries.Run)
 	part("projection", func(ctx context.Context) error { return a.projection.Run(ctx, a.eventlog, a.drift) })
 	part("drift", a.drift.Run)
+	part("groups", a.groups.Run)
 	part("webhook ids", func(ctx context.Context) error { return a.ids.Run(ctx, a.eventlog) })
 	part("gate", func(ctx context.Context) error { a.watch(ctx); return nil })
 	part("floor", func(ctx context.Context) error { a.watchFloor(ctx); return nil })

@@ -19,6 +19,8 @@ const (
 	tokenEvents     = 1
 	tokenDeliveries = 2
 	tokenDrift      = 3
+	tokenGroups     = 16
+	tokenLetters    = 17
 	tokenHead       = 2 + 8
 	tokenTail       = 4
 )

@@ -53,6 +53,19 @@ func newRoutes() ([]*route, error) {
 		{method: http.MethodPost, path: "/v1/deliveries:reprocess", rpc: "spotbridge.v1.DeliveryService.ReprocessDeliveries", body: true},
 		{method: http.MethodGet, path: "/v1/eventTypes", rpc: "spotbridge.v1.CatalogService.ListEventTypes"},
 		{method: http.MethodGet, path: "/v1/schemaDrift", rpc: "spotbridge.v1.CatalogService.ListSchemaDrift"},
+		{method: http.MethodPost, path: "/v1/groups", rpc: "spotbridge.v1.ConsumerGroupService.CreateConsumerGroup", body: true},
+		{method: http.MethodGet, path: "/v1/groups", rpc: "spotbridge.v1.ConsumerGroupService.ListConsumerGroups"},
+		{method: http.MethodGet, path: "/v1/groups/{group}", rpc: "spotbridge.v1.ConsumerGroupService.GetConsumerGroup"},
+		{method: http.MethodPatch, path: "/v1/groups/{group}", rpc: "spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup", body: true},
+		{method: http.MethodDelete, path: "/v1/groups/{group}", rpc: "spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup"},
+		{method: http.MethodPost, path: "/v1/groups/{group}:pause", rpc: "spotbridge.v1.ConsumerGroupService.PauseConsumerGroup", body: true},
+		{method: http.MethodPost, path: "/v1/groups/{group}:resume", rpc: "spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup", body: true},
+		{method: http.MethodPost, path: "/v1/groups/{group}:seek", rpc: "spotbridge.v1.ConsumerGroupService.SeekConsumerGroup", body: true},
+		{method: http.MethodPost, path: "/v1/groups/{group}:pull", rpc: "spotbridge.v1.ConsumerGroupService.Pull", body: true},
+		{method: http.MethodPost, path: "/v1/groups/{group}:acknowledge", rpc: "spotbridge.v1.ConsumerGroupService.Acknowledge", body: true},
+		{method: http.MethodGet, path: "/v1/groups/{group}/deadLetters", rpc: "spotbridge.v1.ConsumerGroupService.ListDeadLetters"},
+		{method: http.MethodPost, path: "/v1/groups/{group}/deadLetters:redrive", rpc: "spotbridge.v1.ConsumerGroupService.RedriveDeadLetters", body: true},
+		{method: http.MethodPost, path: "/v1/groups/{group}/deadLetters:delete", rpc: "spotbridge.v1.ConsumerGroupService.DeleteDeadLetters", body: true},
 	}
 	for _, rt := range routes {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(rt.rpc)
@@ -74,10 +87,17 @@ func newRoutes() ([]*route, error) {
 	return routes, nil
 }
 
-// variable returns the name of a path segment that is a variable.
+// variable returns the name of a path segment that is a variable, without the verb that may follow it.
 func variable(segment string) (string, bool) {
 	name, ok := strings.CutPrefix(segment, "{")
-	return strings.TrimSuffix(name, "}"), ok
+	name, _, _ = strings.Cut(name, "}")
+	return name, ok
+}
+
+// verb returns what follows the variable of a segment, with its colon; empty when nothing does.
+func verb(segment string) string {
+	_, v, _ := strings.Cut(segment, "}")
+	return v
 }
 
 // match returns the values of the path's variables.
@@ -94,8 +114,9 @@ func (rt *route) match(segments []string) (map[string]string, bool) {
 			}
 			continue
 		}
-		value, err := url.PathUnescape(segments[i])
-		if err != nil || value == "" || !utf8.ValidString(value) {
+		text, ok := strings.CutSuffix(segments[i], verb(want))
+		value, err := url.PathUnescape(text)
+		if err != nil || !ok || value == "" || !utf8.ValidString(value) {
 			return nil, false
 		}
 		if params == nil {

@@ -35,6 +35,8 @@ type Config struct {
 	Deliveries  bridge.Deliveries
 	Drift       bridge.DriftReader
 	Reprocessor Reprocessor
+	// Groups may be nil: then there are none.
+	Groups bridge.Groups
 	// Ready reports whether history has come to the head that the log had at the start; until then everything that needs it
 	// answers STARTING. nil = it has.
 	Ready func() bool
@@ -102,6 +104,7 @@ func New(cfg Config) (*Server, error) {
 	pb.RegisterEventServiceServer(s.grpc, svc)
 	pb.RegisterDeliveryServiceServer(s.grpc, svc)
 	pb.RegisterCatalogServiceServer(s.grpc, svc)
+	pb.RegisterConsumerGroupServiceServer(s.grpc, svc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.SetServing(false)
@@ -151,7 +154,14 @@ func (s *Server) REST() http.Handler { return s.rest }
 // when ctx ends is cut off. REST's http.Server should be shut down afterwards.
 func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
+	var groups sync.WaitGroup
+	var groupsErr error
+	if s.cfg.Groups != nil {
+		groups.Go(func() { groupsErr = s.cfg.Groups.Drain(ctx) })
+	}
 	err := s.cfg.Hub.Drain(ctx)
+	groups.Wait()
+	err = errors.Join(err, groupsErr)
 	s.calls.drain()
 	done := make(chan struct{})
 	go func() {
@@ -182,6 +192,7 @@ type service struct {
 	pb.UnimplementedEventServiceServer
 	pb.UnimplementedDeliveryServiceServer
 	pb.UnimplementedCatalogServiceServer
+	pb.UnimplementedConsumerGroupServiceServer
 	cfg Config
 }
 

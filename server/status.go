@@ -44,6 +44,14 @@ var codeOf = map[pb.ErrorReason]codes.Code{
 	pb.ErrorReason_ERROR_REASON_NO_SUCH_ROUTE:       codes.NotFound,
 	pb.ErrorReason_ERROR_REASON_PERMISSION_DENIED:   codes.PermissionDenied,
 	pb.ErrorReason_ERROR_REASON_UNAUTHENTICATED:     codes.Unauthenticated,
+
+	pb.ErrorReason_ERROR_REASON_GROUP_NOT_FOUND:        codes.NotFound,
+	pb.ErrorReason_ERROR_REASON_GROUP_EXISTS:           codes.AlreadyExists,
+	pb.ErrorReason_ERROR_REASON_GROUP_CONFLICT:         codes.Aborted,
+	pb.ErrorReason_ERROR_REASON_GROUP_HAS_DEAD_LETTERS: codes.FailedPrecondition,
+	pb.ErrorReason_ERROR_REASON_TOO_MANY_GROUPS:        codes.ResourceExhausted,
+	pb.ErrorReason_ERROR_REASON_STALE_DELIVERY:         codes.FailedPrecondition,
+	pb.ErrorReason_ERROR_REASON_INVALID_DELIVERY_ID:    codes.InvalidArgument,
 }
 
 // statusOf returns the status of an error. Only errors that are meant for callers show their text; the text of all others

@@ -117,7 +117,7 @@ func entry(subject string, h nats.Header, data []byte, sequence uint64, t time.T
 		e.ReceiveTime = time.Unix(0, ns).UTC()
 	}
 	if ns, err := strconv.ParseInt(h.Get(hdrAppendTime), 10, 64); err == nil {
-		e.AppendTime = time.Unix(0, ns)
+		e.AppendTime = time.Unix(0, ns).UTC()
 	}
 	if b, err := hex.DecodeString(h.Get(hdrBodyHash)); err == nil {
 		copy(e.BodyHash[:], b)

@@ -1,0 +1,345 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+const (
+	minRetry = time.Second
+	maxRetry = 10 * time.Minute
+)
+
+// lease is one delivery that a client holds.
+type lease struct {
+	rec     *bridge.GroupRecord
+	taken   bridge.Taken
+	attempt int
+	// member is nil for what Pull gave, and for what another process gave.
+	member   *member
+	foreign  bool
+	client   string
+	size     int64
+	deadline time.Time
+	// busy says that it is being settled.
+	busy bool
+}
+
+func keyOf(t *bridge.Taken) leaseKey { return leaseKey{t.Redriven, t.Key} }
+
+// spent is how many of the deliveries that the group grants were used.
+func (g *group) spent(t *bridge.Taken) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return max(t.Deliveries-g.unseen[keyOf(t)], 1)
+}
+
+// hold makes a lease of what was taken. An older one of the same entry is stale from then on.
+func (g *group) hold(l *lease) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := keyOf(&l.taken)
+	if old := g.leases[k]; old != nil {
+		g.forget(old)
+	}
+	g.leases[k] = l
+	if l.member == nil {
+		g.pulled++
+		return
+	}
+	l.member.held++
+	l.member.heldBytes += l.size
+}
+
+// forget ends a lease. g.mu is held.
+func (g *group) forget(l *lease) {
+	k := keyOf(&l.taken)
+	if g.leases[k] != l {
+		return
+	}
+	delete(g.leases, k)
+	m := l.member
+	if m == nil {
+		g.pulled--
+		return
+	}
+	m.held--
+	m.heldBytes -= l.size
+	if m.auto {
+		m.events++
+		m.bytes += l.size
+	}
+	m.wakeUp()
+}
+
+// dropped ends a lease if it still is one.
+func (g *group) drop(l *lease) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forget(l)
+}
+
+func stale(why string) *bridge.Error {
+	return &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_STALE_DELIVERY, Message: why + "; the event comes again if nobody settles it"}
+}
+
+// claim finds the lease of a delivery id, for a member or (nil) for a call without one. It is busy until it is dropped or
+// freed.
+func (g *group) claim(id string, by *member, now time.Time) (*lease, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gone {
+		return nil, notFound(g.name)
+	}
+	t, err := parseToken(id, &g.rec.Key)
+	if err != nil {
+		return nil, err
+	}
+	if t.epoch != g.rec.Epoch && !t.receipt.Redriven {
+		return nil, stale("the group was moved since this delivery")
+	}
+	l := g.leases[leaseKey{t.receipt.Redriven, t.receipt.Entry}]
+	switch {
+	case l != nil && l.taken.Receipt == t.receipt:
+		switch {
+		case l.busy:
+			return nil, stale("this delivery is being settled already")
+		case !now.Before(l.deadline):
+			return nil, stale("the deadline of this delivery has passed")
+		case by != nil && l.member != by:
+			return nil, stale("this delivery went to another member")
+		}
+		l.busy = true
+		return l, nil
+	case l != nil || t.instance == g.s.instance:
+		return nil, stale("this delivery is no longer held: it was settled, its deadline passed, or its stream ended")
+	case !now.Before(t.deadline):
+		return nil, stale("the deadline of this delivery has passed")
+	}
+	// Another process gave it: one that was here before a restart, or another replica. The signature proves it, and until the
+	// deadline the queue gives it to nobody else.
+	l = &lease{
+		rec: g.rec, attempt: t.attempt, foreign: true, deadline: t.deadline, busy: true,
+		taken: bridge.Taken{
+			Redriven: t.receipt.Redriven, Key: t.receipt.Entry, Sequence: t.receipt.Entry, Deliveries: int(t.receipt.Deliveries), Receipt: t.receipt,
+			Before: max(t.attempt-int(t.receipt.Deliveries), 0),
+		},
+	}
+	// It is remembered here, so that it is not settled twice.
+	g.leases[keyOf(&l.taken)] = l
+	g.pulled++
+	return l, nil
+}
+
+// free gives a claimed lease back unsettled.
+func (g *group) free(l *lease) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.busy = false
+}
+
+// id returns the delivery id of a lease.
+func (g *group) id(l *lease) string {
+	t := token{instance: g.s.instance, epoch: l.rec.Epoch, attempt: l.attempt, receipt: l.taken.Receipt, deadline: l.deadline}
+	return t.encode(&l.rec.Key)
+}
+
+// ack settles claimed leases. With confirm it returns when the store has them. It returns how many were settled.
+func (g *group) ack(ctx context.Context, ls []*lease, confirm bool) (int, error) {
+	// The store takes them in order, so the last one of each queue answers for the others.
+	last := map[bool]int{}
+	for i, l := range ls {
+		last[l.taken.Redriven] = i
+	}
+	for i, l := range ls {
+		if err := g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, confirm && last[l.taken.Redriven] == i); err != nil {
+			for _, l := range ls[i:] {
+				g.free(l)
+			}
+			return i, storeError(g.name, err)
+		}
+		g.settledHere(l)
+	}
+	g.s.m.settled.WithLabelValues(g.name, "ack").Add(float64(len(ls)))
+	return len(ls), nil
+}
+
+// settledHere ends a lease whose event is done.
+func (g *group) settledHere(l *lease) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.unseen, keyOf(&l.taken))
+	g.forget(l)
+}
+
+// nack handles a claimed lease whose event is not done.
+func (g *group) nack(ctx context.Context, l *lease, n *pb.Nack) (err error) {
+	defer func() {
+		if err != nil {
+			g.free(l)
+		}
+	}()
+	l.client = orText(l.client, "")
+	switch n.GetAction() {
+	case pb.NackAction_NACK_ACTION_SKIP:
+		if err := g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, true); err != nil {
+			return storeError(g.name, err)
+		}
+		g.settledHere(l)
+		g.s.m.settled.WithLabelValues(g.name, "skip").Inc()
+		return nil
+	case pb.NackAction_NACK_ACTION_PARK:
+		if err := g.bury(ctx, l, pb.DeadLetterCause_DEAD_LETTER_CAUSE_PARKED, n.GetReason()); err != nil {
+			return err
+		}
+		g.s.m.settled.WithLabelValues(g.name, "park").Inc()
+		return nil
+	}
+	delay := retryDelay(l.attempt)
+	if d := n.GetRetryAfter(); d != nil {
+		delay = d.AsDuration()
+	}
+	g.s.m.settled.WithLabelValues(g.name, "retry").Inc()
+	return g.retry(ctx, l, delay, n.GetReason())
+}
+
+func orText(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// retryDelay is the time before the next delivery: it doubles with each attempt.
+func retryDelay(attempt int) time.Duration {
+	return min(minRetry<<min(max(attempt-1, 0), 16), maxRetry)
+}
+
+// retry gives an event back after a failed delivery, or up.
+func (g *group) retry(ctx context.Context, l *lease, delay time.Duration, reason string) error {
+	rec, _, err := g.record()
+	if err != nil {
+		return err
+	}
+	if g.spent(&l.taken) >= rec.Settings.MaxDeliveries {
+		return g.bury(ctx, l, pb.DeadLetterCause_DEAD_LETTER_CAUSE_EXHAUSTED, reason)
+	}
+	if !l.taken.Redriven && l.taken.Sequence < g.s.floor.Load() {
+		// The queue cannot deliver again what has left the log; history may still hold it.
+		return g.bury(ctx, l, pb.DeadLetterCause_DEAD_LETTER_CAUSE_UNDELIVERABLE, orText(reason, "it left the log before it could be delivered again"))
+	}
+	if err := g.s.cfg.Store.Release(ctx, l.rec, l.taken.Receipt, delay); err != nil {
+		return storeError(g.name, err)
+	}
+	g.drop(l)
+	return nil
+}
+
+// bury makes a dead letter of an event: first it is written down, then it is settled.
+func (g *group) bury(ctx context.Context, l *lease, cause pb.DeadLetterCause, reason string) error {
+	letter, err := g.letterOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	if letter == nil {
+		// Nobody holds it any more: there is nothing to keep but the fact.
+		g.s.log.Error("an event of a consumer group has left log and history before it was handled", "group", g.name, "sequence", l.taken.Sequence, "cause", cause)
+		if err := g.s.cfg.Store.Audit(ctx, g.name, "lost", map[string]string{"from": fmt.Sprint(l.taken.Sequence), "to": fmt.Sprint(l.taken.Sequence)}); err != nil {
+			return err
+		}
+		g.s.m.lost.WithLabelValues(g.name).Inc()
+	} else {
+		letter.Cause, letter.Attempts, letter.Time, letter.Reason, letter.ClientName = cause, l.attempt, time.Now().UTC(), reason, l.client
+		id := fmt.Sprintf("%x.%d.%t.%d", l.rec.Key[:8], l.rec.Epoch, l.taken.Redriven, l.taken.Key)
+		if err := g.s.cfg.Store.Bury(ctx, g.name, id, letter); err != nil {
+			return err
+		}
+		g.s.m.buried.WithLabelValues(g.name, causeLabel(cause)).Inc()
+	}
+	if err := g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, true); err != nil {
+		return storeError(g.name, err)
+	}
+	g.settledHere(l)
+	return nil
+}
+
+func (g *group) letterOf(ctx context.Context, l *lease) (*bridge.StoredLetter, error) {
+	switch {
+	case l.taken.Letter != nil:
+		copied := *l.taken.Letter
+		return &copied, nil
+	case l.taken.Redriven:
+		return g.s.cfg.Store.Redriven(ctx, g.name, l.taken.Key)
+	}
+	return g.load.letter(ctx, l.taken.Sequence)
+}
+
+func causeLabel(c pb.DeadLetterCause) string {
+	switch c {
+	case pb.DeadLetterCause_DEAD_LETTER_CAUSE_EXHAUSTED:
+		return "exhausted"
+	case pb.DeadLetterCause_DEAD_LETTER_CAUSE_PARKED:
+		return "parked"
+	}
+	return "undeliverable"
+}
+
+// expire ends leases whose deadline has passed: their events go to others at once. It returns when the next one is due.
+func (g *group) expire(ctx context.Context, mine func(*lease) bool, now time.Time) (next time.Time) {
+	g.mu.Lock()
+	var due []*lease
+	for _, l := range g.leases {
+		switch {
+		case l.busy || !mine(l):
+		case !now.Before(l.deadline):
+			l.busy = true
+			due = append(due, l)
+		case next.IsZero() || l.deadline.Before(next):
+			next = l.deadline
+		}
+	}
+	g.mu.Unlock()
+	for _, l := range due {
+		g.s.m.expired.WithLabelValues(g.name).Inc()
+		if l.foreign { // it was only remembered
+			g.drop(l)
+			continue
+		}
+		if err := g.retry(ctx, l, 0, "the ack deadline passed"); err != nil {
+			// The queue's own deadline gives it back.
+			g.drop(l)
+			g.s.log.Warn("an event whose deadline passed was not given back; it comes again after the queue's deadline", "group", g.name, "error", err)
+		}
+	}
+	return next
+}
+
+// giveBack returns what was taken and no client has seen.
+func (g *group) giveBack(ctx context.Context, rec *bridge.GroupRecord, ts []bridge.Taken) {
+	for i := range ts {
+		g.mu.Lock()
+		g.unseen[keyOf(&ts[i])]++
+		g.mu.Unlock()
+		if err := g.s.cfg.Store.Release(ctx, rec, ts[i].Receipt, 0); err != nil {
+			g.s.log.Debug("an event was not given back; it comes again after the queue's deadline", "group", g.name, "error", err)
+		}
+	}
+}
+
+// charge takes the credits of a delivery that was sent.
+func (g *group) charge(m *member, l *lease, size int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m.events--
+	m.bytes -= size
+	if g.leases[keyOf(&l.taken)] == l {
+		m.heldBytes += size - l.size
+		l.size = size
+	} else if m.auto { // settled already: it gave back what it was thought to cost
+		m.bytes += size - l.size
+	}
+}

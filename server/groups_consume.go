@@ -1,0 +1,183 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
+)
+
+const (
+	defaultPull = 100
+	maxPull     = 1000
+	maxPullWait = time.Minute
+
+	maxGrantEvents = 100_000
+	maxGrantBytes  = 1 << 30
+	// deliveryOverhead is more than what a ConsumeResponse needs around an event: a delivery id, a time, tags and lengths.
+	deliveryOverhead = 512
+)
+
+// Consume implements ConsumerGroupService.
+func (s *service) Consume(stream grpc.BidiStreamingServer[pb.ConsumeRequest, pb.ConsumeResponse]) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	join := first.GetJoin()
+	if join == nil {
+		return bridge.InvalidField("join", "must be the first message of the stream")
+	}
+	groups, err := s.groups(ctx, join.GetGroup())
+	if err != nil {
+		return err
+	}
+	r, err := joinRequest(join)
+	if err != nil {
+		return err
+	}
+	r.Peer = peerOf(ctx)
+	return groups.Consume(ctx, r, memberStream{stream})
+}
+
+// joinRequest checks a request and fills in the defaults.
+func joinRequest(req *pb.Join) (r bridge.JoinRequest, err error) {
+	r = bridge.JoinRequest{
+		Group: req.GetGroup(), ClientName: req.GetClientName(), Events: req.GetCredit().GetEvents(), Bytes: req.GetCredit().GetBytes(),
+		AutoCredit: req.GetAutoCredit(), View: req.GetView(), MaxMessageBytes: defaultMessageBytes, HeartbeatInterval: defaultHeartbeat,
+	}
+	if len(r.ClientName) > maxClientName {
+		return r, bridge.InvalidField("join.client_name", fmt.Sprintf("is longer than %d bytes", maxClientName))
+	}
+	if r.Events < 0 || r.Events > maxGrantEvents {
+		return r, bridge.InvalidField("join.credit.events", fmt.Sprintf("must be 0 to %d", maxGrantEvents))
+	}
+	if r.Bytes < 0 || r.Bytes > maxGrantBytes {
+		return r, bridge.InvalidField("join.credit.bytes", fmt.Sprintf("must be 0 to %d", maxGrantBytes))
+	}
+	if r.View != pb.EventView_EVENT_VIEW_UNSPECIFIED {
+		if r.View, err = checkView(r.View); err != nil {
+			return r, bridge.InvalidField("join.view", "is not a view; use ENVELOPE, TYPED, RAW or FULL")
+		}
+	}
+	if d := req.GetHeartbeatInterval(); d != nil {
+		if r.HeartbeatInterval = d.AsDuration(); d.CheckValid() != nil || r.HeartbeatInterval < minHeartbeat || r.HeartbeatInterval > maxHeartbeat {
+			return r, bridge.InvalidField("join.heartbeat_interval", "must be 5s to 60s; leave it out for 15s")
+		}
+	}
+	if n := req.GetMaxMessageBytes(); n != 0 {
+		if n < minMessageBytes || n > maxMessageBytes {
+			return r, bridge.InvalidField("join.max_message_bytes", fmt.Sprintf("must be %d to %d; leave it out for %d", minMessageBytes, maxMessageBytes, defaultMessageBytes))
+		}
+		r.MaxMessageBytes = int(n)
+	}
+	return r, nil
+}
+
+// memberStream is a member's connection. It implements bridge.MemberStream.
+type memberStream struct {
+	stream grpc.BidiStreamingServer[pb.ConsumeRequest, pb.ConsumeResponse]
+}
+
+func (m memberStream) Send(msg *pb.ConsumeResponse) error { return m.stream.SendMsg(msg) }
+
+func (m memberStream) Receive() (*pb.ConsumeRequest, error) { return m.stream.Recv() }
+
+func (m memberStream) SendDelivery(d *bridge.GroupDelivery, view pb.EventView, limit int) (int, error) {
+	f, err := deliveryFrame(d, view, limit)
+	if err != nil {
+		return 0, err
+	}
+	return f.size, m.stream.SendMsg(f)
+}
+
+// deliveryFrame returns the ConsumeResponse of a delivery, around the event's shared bytes.
+func deliveryFrame(d *bridge.GroupDelivery, view pb.EventView, limit int) (*frame, error) {
+	head, err := proto.Marshal(&pb.GroupDelivery{
+		DeliveryId: d.ID, Attempt: int32(d.Attempt), Redriven: d.Redriven, AckDeadlineTime: timestamppb.New(d.Deadline),
+	})
+	if err != nil {
+		return nil, err
+	}
+	var partsArray [4][]byte
+	parts, size := eventParts(partsArray[:0], d.Event, view, limit-deliveryOverhead)
+	event := protowire.AppendTag(make([]byte, 0, 16), 5, protowire.BytesType)
+	event = protowire.AppendVarint(event, uint64(size))
+	b := protowire.AppendTag(make([]byte, 0, 32+len(head)), 2, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(len(head)+len(event)+size))
+	b = append(append(b, head...), event...)
+	f := &frame{size: len(b) + size}
+	if f.size > joinBelow {
+		f.parts = append(make(mem.BufferSlice, 0, 1+len(parts)), mem.SliceBuffer(b))
+		for _, p := range parts {
+			f.parts = append(f.parts, mem.SliceBuffer(p))
+		}
+		return f, nil
+	}
+	one := append(make([]byte, 0, f.size), b...)
+	for _, p := range parts {
+		one = append(one, p...)
+	}
+	f.parts = mem.BufferSlice{mem.SliceBuffer(one)}
+	return f, nil
+}
+
+// Pull implements ConsumerGroupService.
+func (s *service) Pull(ctx context.Context, req *pb.PullRequest) (*pb.PullResponse, error) {
+	groups, err := s.groups(ctx, req.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	r := bridge.PullGroupRequest{
+		Group: req.GetGroup(), ClientName: req.GetClientName(), Peer: peerOf(ctx), MaxEvents: defaultPull, MaxBytes: maxPageBytes, View: req.GetView(),
+	}
+	switch n := req.GetMaxEvents(); {
+	case n < 0:
+		return nil, bridge.InvalidField("max_events", fmt.Sprintf("is negative; leave it out for %d, the most is %d", defaultPull, maxPull))
+	case n > 0:
+		r.MaxEvents = min(int(n), maxPull)
+	}
+	if d := req.GetWait(); d != nil {
+		if r.Wait = d.AsDuration(); d.CheckValid() != nil || r.Wait < 0 || r.Wait > maxPullWait {
+			return nil, bridge.InvalidField("wait", "must be 0s to 60s")
+		}
+	}
+	if r.View != pb.EventView_EVENT_VIEW_UNSPECIFIED {
+		if r.View, err = checkView(r.View); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.ClientName) > maxClientName {
+		return nil, bridge.InvalidField("client_name", fmt.Sprintf("is longer than %d bytes", maxClientName))
+	}
+	res, err := groups.Pull(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.PullResponse{Lost: res.Lost, Paused: res.Paused}
+	for _, d := range res.Deliveries {
+		ev, _ := eventMessage(d.Event, res.View, maxPageBytes)
+		out.Deliveries = append(out.Deliveries, &pb.GroupDelivery{
+			DeliveryId: d.ID, Attempt: int32(d.Attempt), Redriven: d.Redriven, AckDeadlineTime: timestamppb.New(d.Deadline), Event: ev,
+		})
+	}
+	return out, nil
+}
+
+// Acknowledge implements ConsumerGroupService.
+func (s *service) Acknowledge(ctx context.Context, req *pb.AcknowledgeRequest) (*pb.AcknowledgeResponse, error) {
+	groups, err := s.groups(ctx, req.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	return groups.Acknowledge(ctx, req)
+}
