@@ -89,7 +89,7 @@ type Taken struct {
 
 // Receipt names one delivery of an entry by a queue.
 type Receipt struct {
-	Redriven                         bool
+	Redriven                          bool
 	Deliveries, Entry, Delivery, Time uint64
 }
 

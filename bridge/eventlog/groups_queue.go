@@ -63,15 +63,30 @@ func (s *GroupStore) ensureQueues(ctx context.Context, r *bridge.GroupRecord) er
 	c.HeadersOnly = true
 	c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, r.After+1
 	c.FilterSubjects = r.Settings.Filter.Subjects(maxSubjects)
-	if _, err := s.js.CreateOrUpdateConsumer(ctx, streamName, c); err != nil {
-		return unavailable(ctx, fmt.Errorf("set up the queue of group %s: %w", r.Name, err))
+	if err := s.ensureQueue(ctx, r, streamName, c); err != nil {
+		return err
 	}
 	c = queueConfig(r)
 	c.Name, c.Durable = redriveQueue(r), redriveQueue(r)
 	c.DeliverPolicy = jetstream.DeliverAllPolicy
 	c.FilterSubject = "redrive." + r.Name
-	if _, err := s.js.CreateOrUpdateConsumer(ctx, groupStreamName, c); err != nil {
-		return unavailable(ctx, fmt.Errorf("set up the queue of redriven events of group %s: %w", r.Name, err))
+	return s.ensureQueue(ctx, r, groupStreamName, c)
+}
+
+func (s *GroupStore) ensureQueue(ctx context.Context, r *bridge.GroupRecord, stream string, c jetstream.ConsumerConfig) error {
+	q, err := s.js.CreateOrUpdateConsumer(ctx, stream, c)
+	if err != nil {
+		return unavailable(ctx, fmt.Errorf("set up a queue of group %s: %w", r.Name, err))
+	}
+	// An update does not touch the pause.
+	switch paused := q.CachedInfo().Paused; {
+	case r.Paused && !paused:
+		_, err = s.js.PauseConsumer(ctx, stream, c.Name, pausedUntil)
+	case !r.Paused && paused:
+		_, err = s.js.ResumeConsumer(ctx, stream, c.Name)
+	}
+	if err != nil {
+		return unavailable(ctx, fmt.Errorf("pause or resume a queue of group %s: %w", r.Name, err))
 	}
 	return nil
 }
@@ -196,10 +211,8 @@ func (s *GroupStore) sweepRedriven(ctx context.Context, r *bridge.GroupRecord) {
 
 // Release implements bridge.GroupStore.
 func (s *GroupStore) Release(_ context.Context, r *bridge.GroupRecord, rc bridge.Receipt, delay time.Duration) error {
-	if delay <= 0 {
-		return s.say(r, rc, "-NAK")
-	}
-	return s.say(r, rc, fmt.Sprintf(`-NAK {"delay": %d}`, delay.Nanoseconds()))
+	// Without a delay the engine remembers it in memory only: after a restart the event would wait for its deadline.
+	return s.say(r, rc, fmt.Sprintf(`-NAK {"delay": %d}`, max(delay.Nanoseconds(), 1)))
 }
 
 // Extend implements bridge.GroupStore.

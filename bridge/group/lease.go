@@ -25,8 +25,8 @@ type lease struct {
 	client   string
 	size     int64
 	deadline time.Time
-	// busy says that it is being settled.
-	busy bool
+	// busy says that it is being settled; paid that it cost credits in bytes.
+	busy, paid bool
 }
 
 func keyOf(t *bridge.Taken) leaseKey { return leaseKey{t.Redriven, t.Key} }
@@ -71,7 +71,9 @@ func (g *group) forget(l *lease) {
 	m.heldBytes -= l.size
 	if m.auto {
 		m.events++
-		m.bytes += l.size
+		if l.paid {
+			m.bytes += l.size
+		}
 	}
 	m.wakeUp()
 }
@@ -335,11 +337,13 @@ func (g *group) charge(m *member, l *lease, size int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m.events--
-	m.bytes -= size
-	if g.leases[keyOf(&l.taken)] == l {
+	held := g.leases[keyOf(&l.taken)] == l
+	if held {
 		m.heldBytes += size - l.size
 		l.size = size
-	} else if m.auto { // settled already: it gave back what it was thought to cost
-		m.bytes += size - l.size
+	}
+	if m.limitBytes && (held || !m.auto) { // else it is settled already, and would have been given back
+		m.bytes -= size
+		l.paid = true
 	}
 }

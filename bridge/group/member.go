@@ -50,8 +50,8 @@ type member struct {
 	words chan *pb.ConsumeResponse
 	// sending is when the send under way began, in Unix nanoseconds; 0 when none is.
 	sending atomic.Int64
-	// closed says that the client has half-closed.
-	closed atomic.Bool
+	// leaving says that the client wants no more events.
+	leaving atomic.Bool
 
 	// Below: guarded by g.mu.
 	auto          bool
@@ -120,18 +120,16 @@ func (s *Groups) Consume(ctx context.Context, r bridge.JoinRequest, stream bridg
 		select {
 		case err := <-delivered:
 			cancel(errEnded)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
 			return err
 		case err := <-received:
-			if errors.Is(err, io.EOF) {
-				m.closed.Store(true)
-				m.wakeUp()
-				received = nil
-				continue
-			}
+			// Half-closed or gone: nobody can settle what is held. deliver gives it back and ends.
 			cancel(err)
 			received = nil
 			if _, own := errors.AsType[*bridge.Error](err); own {
-				return err
+				return err // deliver may be in a send that only the stream's end ends
 			}
 		case <-watchdog.C:
 			if at := m.sending.Load(); at != 0 && time.Since(time.Unix(0, at)) > s.cfg.SendTimeout {
@@ -149,20 +147,33 @@ func (s *Groups) Consume(ctx context.Context, r bridge.JoinRequest, stream bridg
 
 var errEnded = errors.New("the stream has ended")
 
+// unasked gives back what was asked for and is not wanted any more.
+func (m *member) unasked(ctx context.Context) {
+	ts := m.waitingTaken()
+	if m.taker != nil {
+		ts = append(ts, m.taker.Close()...)
+		m.taker = nil
+	}
+	m.g.giveBack(ctx, m.rec, ts)
+}
+
+// waitingTaken empties the queue.
+func (m *member) waitingTaken() []bridge.Taken {
+	ts := make([]bridge.Taken, 0, len(m.queue))
+	for _, w := range m.queue {
+		ts = append(ts, w.Taken)
+	}
+	m.queue = nil
+	return ts
+}
+
 // leave ends the membership: everything that is held goes to others at once.
 func (m *member) leave() {
 	g := m.g
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	if m.taker != nil {
-		g.giveBack(ctx, m.rec, m.taker.Close())
-	}
-	rest := make([]bridge.Taken, 0, len(m.queue))
-	for _, w := range m.queue {
-		rest = append(rest, w.Taken)
-	}
 	if m.rec != nil {
-		g.giveBack(ctx, m.rec, rest)
+		m.unasked(ctx)
 	}
 	g.revoke(m)
 	g.mu.Lock()
@@ -248,6 +259,9 @@ func (m *member) receive(ctx context.Context) error {
 			err = m.nack(ctx, c.Nack)
 		case *pb.ConsumeRequest_Extend:
 			err = m.extend(ctx, c.Extend)
+		case *pb.ConsumeRequest_Leave:
+			m.leaving.Store(true)
+			m.wakeUp()
 		default: // of a newer client
 			err = m.refuse(ctx, "", bridge.InvalidField("content", "is empty or of a kind that this server does not know"))
 		}
@@ -441,7 +455,7 @@ func (m *member) deliver(ctx context.Context) error {
 		if !m.due.IsZero() && !now.Before(m.due) {
 			m.due = g.expire(ctx, func(l *lease) bool { return l.member == m }, now)
 		}
-		if m.closed.Load() && m.holds() == 0 {
+		if m.leaving.Load() && m.holds() == 0 {
 			return m.sayWords()
 		}
 		again, err := m.step(ctx, rec, view, now)
@@ -550,16 +564,19 @@ func (m *member) room() (events int, bytes int64) {
 // at once.
 func (m *member) step(ctx context.Context, rec *bridge.GroupRecord, view pb.EventView, now time.Time) (time.Duration, error) {
 	g := m.g
-	if err := m.follow(ctx, rec); err != nil {
-		return m.later(ctx, err)
+	if !m.leaving.Load() {
+		if err := m.follow(ctx, rec); err != nil {
+			return m.later(ctx, err)
+		}
 	}
 	m.rec = rec
 	if err := m.keepWaiting(ctx, now); err != nil {
 		return 0, err
 	}
 	events, bytes := m.room()
-	if m.closed.Load() {
-		events = 0
+	if m.leaving.Load() {
+		m.unasked(ctx)
+		return time.Hour, nil
 	}
 	if events == 0 {
 		return time.Hour, nil
@@ -671,12 +688,7 @@ func (m *member) keepWaiting(ctx context.Context, now time.Time) error {
 	}
 	deadline := m.rec.Settings.AckDeadline
 	if now.Sub(m.queue[0].at) > deadline {
-		ts := make([]bridge.Taken, 0, len(m.queue))
-		for _, w := range m.queue {
-			ts = append(ts, w.Taken)
-		}
-		m.queue = nil
-		m.g.giveBack(ctx, m.rec, ts)
+		m.g.giveBack(ctx, m.rec, m.waitingTaken())
 		return nil
 	}
 	for i := range m.queue {

@@ -1441,6 +1441,7 @@ type ConsumeRequest struct {
 	//	*ConsumeRequest_Ack
 	//	*ConsumeRequest_Nack
 	//	*ConsumeRequest_Extend
+	//	*ConsumeRequest_Leave
 	Content       isConsumeRequest_Content `protobuf_oneof:"content"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1528,6 +1529,15 @@ func (x *ConsumeRequest) GetExtend() *Extend {
 	return nil
 }
 
+func (x *ConsumeRequest) GetLeave() *Leave {
+	if x != nil {
+		if x, ok := x.Content.(*ConsumeRequest_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
 type isConsumeRequest_Content interface {
 	isConsumeRequest_Content()
 }
@@ -1557,6 +1567,11 @@ type ConsumeRequest_Extend struct {
 	Extend *Extend `protobuf:"bytes,5,opt,name=extend,proto3,oneof"`
 }
 
+type ConsumeRequest_Leave struct {
+	// Ends the membership in good order.
+	Leave *Leave `protobuf:"bytes,6,opt,name=leave,proto3,oneof"`
+}
+
 func (*ConsumeRequest_Join) isConsumeRequest_Content() {}
 
 func (*ConsumeRequest_Credit) isConsumeRequest_Content() {}
@@ -1566,6 +1581,46 @@ func (*ConsumeRequest_Ack) isConsumeRequest_Content() {}
 func (*ConsumeRequest_Nack) isConsumeRequest_Content() {}
 
 func (*ConsumeRequest_Extend) isConsumeRequest_Content() {}
+
+func (*ConsumeRequest_Leave) isConsumeRequest_Content() {}
+
+// Leave says that the member wants no more events. Once it has settled what it holds, or that has expired, the stream ends
+// with OK: nothing is delivered twice because of a deploy.
+type Leave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leave) Reset() {
+	*x = Leave{}
+	mi := &file_spotbridge_v1_group_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leave) ProtoMessage() {}
+
+func (x *Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_group_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leave.ProtoReflect.Descriptor instead.
+func (*Leave) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{20}
+}
 
 // Join makes the stream a member of a group.
 type Join struct {
@@ -1592,7 +1647,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[20]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1659,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[20]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1672,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{20}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Join) GetGroup() string {
@@ -1684,7 +1739,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[21]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1751,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[21]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1764,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{21}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Credit) GetEvents() int64 {
@@ -1740,7 +1795,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[22]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1807,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[22]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1820,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{22}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Ack) GetDeliveryIds() []string {
@@ -1799,7 +1854,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[23]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1866,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[23]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1879,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{23}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Nack) GetDeliveryIds() []string {
@@ -1866,7 +1921,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[24]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1933,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[24]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1946,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{24}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Extend) GetDeliveryIds() []string {
@@ -1922,7 +1977,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[25]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +1989,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[25]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2002,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{25}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConsumeResponse) GetContent() isConsumeResponse_Content {
@@ -2098,7 +2153,7 @@ type Joined struct {
 
 func (x *Joined) Reset() {
 	*x = Joined{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[26]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2165,7 @@ func (x *Joined) String() string {
 func (*Joined) ProtoMessage() {}
 
 func (x *Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[26]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2178,7 @@ func (x *Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Joined.ProtoReflect.Descriptor instead.
 func (*Joined) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{26}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Joined) GetMemberId() string {
@@ -2201,7 +2256,7 @@ type GroupDelivery struct {
 
 func (x *GroupDelivery) Reset() {
 	*x = GroupDelivery{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2268,7 @@ func (x *GroupDelivery) String() string {
 func (*GroupDelivery) ProtoMessage() {}
 
 func (x *GroupDelivery) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2281,7 @@ func (x *GroupDelivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupDelivery.ProtoReflect.Descriptor instead.
 func (*GroupDelivery) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{27}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GroupDelivery) GetDeliveryId() string {
@@ -2275,7 +2330,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2342,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2355,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{28}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Settled) GetDeliveryIds() []string {
@@ -2327,7 +2382,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2394,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2407,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{29}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Refused) GetDeliveryId() string {
@@ -2400,7 +2455,7 @@ type GroupHeartbeat struct {
 
 func (x *GroupHeartbeat) Reset() {
 	*x = GroupHeartbeat{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2467,7 @@ func (x *GroupHeartbeat) String() string {
 func (*GroupHeartbeat) ProtoMessage() {}
 
 func (x *GroupHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2480,7 @@ func (x *GroupHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHeartbeat.ProtoReflect.Descriptor instead.
 func (*GroupHeartbeat) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{30}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GroupHeartbeat) GetServerTime() *timestamppb.Timestamp {
@@ -2474,7 +2529,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2541,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2554,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{31}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Lost) GetFromSequence() uint64 {
@@ -2549,7 +2604,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2616,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2629,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{32}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PullRequest) GetGroup() string {
@@ -2627,7 +2682,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2694,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2707,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{33}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PullResponse) GetDeliveries() []*GroupDelivery {
@@ -2693,7 +2748,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2760,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2773,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{34}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AcknowledgeRequest) GetGroup() string {
@@ -2764,7 +2819,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2831,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2844,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{35}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AcknowledgeResponse) GetSettled() []string {
@@ -2828,7 +2883,7 @@ type Extended struct {
 
 func (x *Extended) Reset() {
 	*x = Extended{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2895,7 @@ func (x *Extended) String() string {
 func (*Extended) ProtoMessage() {}
 
 func (x *Extended) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2908,7 @@ func (x *Extended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extended.ProtoReflect.Descriptor instead.
 func (*Extended) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{36}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Extended) GetDeliveryId() string {
@@ -2900,7 +2955,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +2967,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +2980,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{37}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -2999,7 +3054,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3066,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3079,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{38}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListDeadLettersRequest) GetGroup() string {
@@ -3082,7 +3137,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3149,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3162,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{39}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
@@ -3146,7 +3201,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3213,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3226,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{40}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RedriveDeadLettersRequest) GetGroup() string {
@@ -3233,7 +3288,7 @@ type RedriveDeadLettersResponse struct {
 
 func (x *RedriveDeadLettersResponse) Reset() {
 	*x = RedriveDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3300,7 @@ func (x *RedriveDeadLettersResponse) String() string {
 func (*RedriveDeadLettersResponse) ProtoMessage() {}
 
 func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3313,7 @@ func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{41}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RedriveDeadLettersResponse) GetMatched() int64 {
@@ -3312,7 +3367,7 @@ type DeleteDeadLettersRequest struct {
 
 func (x *DeleteDeadLettersRequest) Reset() {
 	*x = DeleteDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3379,7 @@ func (x *DeleteDeadLettersRequest) String() string {
 func (*DeleteDeadLettersRequest) ProtoMessage() {}
 
 func (x *DeleteDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3392,7 @@ func (x *DeleteDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{42}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteDeadLettersRequest) GetGroup() string {
@@ -3404,7 +3459,7 @@ type DeleteDeadLettersResponse struct {
 
 func (x *DeleteDeadLettersResponse) Reset() {
 	*x = DeleteDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3471,7 @@ func (x *DeleteDeadLettersResponse) String() string {
 func (*DeleteDeadLettersResponse) ProtoMessage() {}
 
 func (x *DeleteDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3484,7 @@ func (x *DeleteDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{43}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteDeadLettersResponse) GetMatched() int64 {
@@ -3550,14 +3605,16 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\tfrom_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"v\n" +
 	"\x19SeekConsumerGroupResponse\x122\n" +
 	"\x05group\x18\x01 \x01(\v2\x1c.spotbridge.v1.ConsumerGroupR\x05group\x12%\n" +
-	"\x0eafter_sequence\x18\x02 \x01(\x04R\rafterSequence\"\xfb\x01\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x04R\rafterSequence\"\xa9\x02\n" +
 	"\x0eConsumeRequest\x12)\n" +
 	"\x04join\x18\x01 \x01(\v2\x13.spotbridge.v1.JoinH\x00R\x04join\x12/\n" +
 	"\x06credit\x18\x02 \x01(\v2\x15.spotbridge.v1.CreditH\x00R\x06credit\x12&\n" +
 	"\x03ack\x18\x03 \x01(\v2\x12.spotbridge.v1.AckH\x00R\x03ack\x12)\n" +
 	"\x04nack\x18\x04 \x01(\v2\x13.spotbridge.v1.NackH\x00R\x04nack\x12/\n" +
-	"\x06extend\x18\x05 \x01(\v2\x15.spotbridge.v1.ExtendH\x00R\x06extendB\t\n" +
-	"\acontent\"\xb1\x02\n" +
+	"\x06extend\x18\x05 \x01(\v2\x15.spotbridge.v1.ExtendH\x00R\x06extend\x12,\n" +
+	"\x05leave\x18\x06 \x01(\v2\x14.spotbridge.v1.LeaveH\x00R\x05leaveB\t\n" +
+	"\acontent\"\a\n" +
+	"\x05Leave\"\xb1\x02\n" +
 	"\x04Join\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1f\n" +
 	"\vclient_name\x18\x02 \x01(\tR\n" +
@@ -3742,7 +3799,7 @@ func file_spotbridge_v1_group_proto_rawDescGZIP() []byte {
 }
 
 var file_spotbridge_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_spotbridge_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_spotbridge_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_spotbridge_v1_group_proto_goTypes = []any{
 	(NackAction)(0),                     // 0: spotbridge.v1.NackAction
 	(DeadLetterCause)(0),                // 1: spotbridge.v1.DeadLetterCause
@@ -3766,151 +3823,153 @@ var file_spotbridge_v1_group_proto_goTypes = []any{
 	(*SeekConsumerGroupRequest)(nil),    // 19: spotbridge.v1.SeekConsumerGroupRequest
 	(*SeekConsumerGroupResponse)(nil),   // 20: spotbridge.v1.SeekConsumerGroupResponse
 	(*ConsumeRequest)(nil),              // 21: spotbridge.v1.ConsumeRequest
-	(*Join)(nil),                        // 22: spotbridge.v1.Join
-	(*Credit)(nil),                      // 23: spotbridge.v1.Credit
-	(*Ack)(nil),                         // 24: spotbridge.v1.Ack
-	(*Nack)(nil),                        // 25: spotbridge.v1.Nack
-	(*Extend)(nil),                      // 26: spotbridge.v1.Extend
-	(*ConsumeResponse)(nil),             // 27: spotbridge.v1.ConsumeResponse
-	(*Joined)(nil),                      // 28: spotbridge.v1.Joined
-	(*GroupDelivery)(nil),               // 29: spotbridge.v1.GroupDelivery
-	(*Settled)(nil),                     // 30: spotbridge.v1.Settled
-	(*Refused)(nil),                     // 31: spotbridge.v1.Refused
-	(*GroupHeartbeat)(nil),              // 32: spotbridge.v1.GroupHeartbeat
-	(*Lost)(nil),                        // 33: spotbridge.v1.Lost
-	(*PullRequest)(nil),                 // 34: spotbridge.v1.PullRequest
-	(*PullResponse)(nil),                // 35: spotbridge.v1.PullResponse
-	(*AcknowledgeRequest)(nil),          // 36: spotbridge.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 37: spotbridge.v1.AcknowledgeResponse
-	(*Extended)(nil),                    // 38: spotbridge.v1.Extended
-	(*DeadLetter)(nil),                  // 39: spotbridge.v1.DeadLetter
-	(*ListDeadLettersRequest)(nil),      // 40: spotbridge.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),     // 41: spotbridge.v1.ListDeadLettersResponse
-	(*RedriveDeadLettersRequest)(nil),   // 42: spotbridge.v1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil),  // 43: spotbridge.v1.RedriveDeadLettersResponse
-	(*DeleteDeadLettersRequest)(nil),    // 44: spotbridge.v1.DeleteDeadLettersRequest
-	(*DeleteDeadLettersResponse)(nil),   // 45: spotbridge.v1.DeleteDeadLettersResponse
-	(*EventFilter)(nil),                 // 46: spotbridge.v1.EventFilter
-	(EventView)(0),                      // 47: spotbridge.v1.EventView
-	(*durationpb.Duration)(nil),         // 48: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),       // 49: google.protobuf.Timestamp
-	(Start)(0),                          // 50: spotbridge.v1.Start
-	(*Warning)(nil),                     // 51: spotbridge.v1.Warning
-	(*Goodbye)(nil),                     // 52: spotbridge.v1.Goodbye
-	(*Event)(nil),                       // 53: spotbridge.v1.Event
+	(*Leave)(nil),                       // 22: spotbridge.v1.Leave
+	(*Join)(nil),                        // 23: spotbridge.v1.Join
+	(*Credit)(nil),                      // 24: spotbridge.v1.Credit
+	(*Ack)(nil),                         // 25: spotbridge.v1.Ack
+	(*Nack)(nil),                        // 26: spotbridge.v1.Nack
+	(*Extend)(nil),                      // 27: spotbridge.v1.Extend
+	(*ConsumeResponse)(nil),             // 28: spotbridge.v1.ConsumeResponse
+	(*Joined)(nil),                      // 29: spotbridge.v1.Joined
+	(*GroupDelivery)(nil),               // 30: spotbridge.v1.GroupDelivery
+	(*Settled)(nil),                     // 31: spotbridge.v1.Settled
+	(*Refused)(nil),                     // 32: spotbridge.v1.Refused
+	(*GroupHeartbeat)(nil),              // 33: spotbridge.v1.GroupHeartbeat
+	(*Lost)(nil),                        // 34: spotbridge.v1.Lost
+	(*PullRequest)(nil),                 // 35: spotbridge.v1.PullRequest
+	(*PullResponse)(nil),                // 36: spotbridge.v1.PullResponse
+	(*AcknowledgeRequest)(nil),          // 37: spotbridge.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 38: spotbridge.v1.AcknowledgeResponse
+	(*Extended)(nil),                    // 39: spotbridge.v1.Extended
+	(*DeadLetter)(nil),                  // 40: spotbridge.v1.DeadLetter
+	(*ListDeadLettersRequest)(nil),      // 41: spotbridge.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),     // 42: spotbridge.v1.ListDeadLettersResponse
+	(*RedriveDeadLettersRequest)(nil),   // 43: spotbridge.v1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil),  // 44: spotbridge.v1.RedriveDeadLettersResponse
+	(*DeleteDeadLettersRequest)(nil),    // 45: spotbridge.v1.DeleteDeadLettersRequest
+	(*DeleteDeadLettersResponse)(nil),   // 46: spotbridge.v1.DeleteDeadLettersResponse
+	(*EventFilter)(nil),                 // 47: spotbridge.v1.EventFilter
+	(EventView)(0),                      // 48: spotbridge.v1.EventView
+	(*durationpb.Duration)(nil),         // 49: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
+	(Start)(0),                          // 51: spotbridge.v1.Start
+	(*Warning)(nil),                     // 52: spotbridge.v1.Warning
+	(*Goodbye)(nil),                     // 53: spotbridge.v1.Goodbye
+	(*Event)(nil),                       // 54: spotbridge.v1.Event
 }
 var file_spotbridge_v1_group_proto_depIdxs = []int32{
-	46, // 0: spotbridge.v1.ConsumerGroup.filter:type_name -> spotbridge.v1.EventFilter
-	47, // 1: spotbridge.v1.ConsumerGroup.view:type_name -> spotbridge.v1.EventView
-	48, // 2: spotbridge.v1.ConsumerGroup.ack_deadline:type_name -> google.protobuf.Duration
-	49, // 3: spotbridge.v1.ConsumerGroup.create_time:type_name -> google.protobuf.Timestamp
-	49, // 4: spotbridge.v1.ConsumerGroup.update_time:type_name -> google.protobuf.Timestamp
+	47, // 0: spotbridge.v1.ConsumerGroup.filter:type_name -> spotbridge.v1.EventFilter
+	48, // 1: spotbridge.v1.ConsumerGroup.view:type_name -> spotbridge.v1.EventView
+	49, // 2: spotbridge.v1.ConsumerGroup.ack_deadline:type_name -> google.protobuf.Duration
+	50, // 3: spotbridge.v1.ConsumerGroup.create_time:type_name -> google.protobuf.Timestamp
+	50, // 4: spotbridge.v1.ConsumerGroup.update_time:type_name -> google.protobuf.Timestamp
 	3,  // 5: spotbridge.v1.ConsumerGroup.state:type_name -> spotbridge.v1.ConsumerGroupState
-	48, // 6: spotbridge.v1.ConsumerGroupState.lag:type_name -> google.protobuf.Duration
+	49, // 6: spotbridge.v1.ConsumerGroupState.lag:type_name -> google.protobuf.Duration
 	4,  // 7: spotbridge.v1.ConsumerGroupState.members:type_name -> spotbridge.v1.GroupMember
-	33, // 8: spotbridge.v1.ConsumerGroupState.last_lost:type_name -> spotbridge.v1.Lost
-	49, // 9: spotbridge.v1.GroupMember.join_time:type_name -> google.protobuf.Timestamp
-	46, // 10: spotbridge.v1.CreateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
-	47, // 11: spotbridge.v1.CreateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
-	48, // 12: spotbridge.v1.CreateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
-	50, // 13: spotbridge.v1.CreateConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
-	49, // 14: spotbridge.v1.CreateConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
+	34, // 8: spotbridge.v1.ConsumerGroupState.last_lost:type_name -> spotbridge.v1.Lost
+	50, // 9: spotbridge.v1.GroupMember.join_time:type_name -> google.protobuf.Timestamp
+	47, // 10: spotbridge.v1.CreateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
+	48, // 11: spotbridge.v1.CreateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
+	49, // 12: spotbridge.v1.CreateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
+	51, // 13: spotbridge.v1.CreateConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
+	50, // 14: spotbridge.v1.CreateConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: spotbridge.v1.CreateConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	51, // 16: spotbridge.v1.CreateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
+	52, // 16: spotbridge.v1.CreateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
 	2,  // 17: spotbridge.v1.GetConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
 	2,  // 18: spotbridge.v1.ListConsumerGroupsResponse.groups:type_name -> spotbridge.v1.ConsumerGroup
-	46, // 19: spotbridge.v1.UpdateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
-	47, // 20: spotbridge.v1.UpdateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
-	48, // 21: spotbridge.v1.UpdateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
+	47, // 19: spotbridge.v1.UpdateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
+	48, // 20: spotbridge.v1.UpdateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
+	49, // 21: spotbridge.v1.UpdateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
 	2,  // 22: spotbridge.v1.UpdateConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	51, // 23: spotbridge.v1.UpdateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
+	52, // 23: spotbridge.v1.UpdateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
 	2,  // 24: spotbridge.v1.PauseConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
 	2,  // 25: spotbridge.v1.ResumeConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	50, // 26: spotbridge.v1.SeekConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
-	49, // 27: spotbridge.v1.SeekConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
+	51, // 26: spotbridge.v1.SeekConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
+	50, // 27: spotbridge.v1.SeekConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
 	2,  // 28: spotbridge.v1.SeekConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	22, // 29: spotbridge.v1.ConsumeRequest.join:type_name -> spotbridge.v1.Join
-	23, // 30: spotbridge.v1.ConsumeRequest.credit:type_name -> spotbridge.v1.Credit
-	24, // 31: spotbridge.v1.ConsumeRequest.ack:type_name -> spotbridge.v1.Ack
-	25, // 32: spotbridge.v1.ConsumeRequest.nack:type_name -> spotbridge.v1.Nack
-	26, // 33: spotbridge.v1.ConsumeRequest.extend:type_name -> spotbridge.v1.Extend
-	23, // 34: spotbridge.v1.Join.credit:type_name -> spotbridge.v1.Credit
-	47, // 35: spotbridge.v1.Join.view:type_name -> spotbridge.v1.EventView
-	48, // 36: spotbridge.v1.Join.heartbeat_interval:type_name -> google.protobuf.Duration
-	0,  // 37: spotbridge.v1.Nack.action:type_name -> spotbridge.v1.NackAction
-	48, // 38: spotbridge.v1.Nack.retry_after:type_name -> google.protobuf.Duration
-	28, // 39: spotbridge.v1.ConsumeResponse.joined:type_name -> spotbridge.v1.Joined
-	29, // 40: spotbridge.v1.ConsumeResponse.delivery:type_name -> spotbridge.v1.GroupDelivery
-	30, // 41: spotbridge.v1.ConsumeResponse.settled:type_name -> spotbridge.v1.Settled
-	31, // 42: spotbridge.v1.ConsumeResponse.refused:type_name -> spotbridge.v1.Refused
-	32, // 43: spotbridge.v1.ConsumeResponse.heartbeat:type_name -> spotbridge.v1.GroupHeartbeat
-	33, // 44: spotbridge.v1.ConsumeResponse.lost:type_name -> spotbridge.v1.Lost
-	52, // 45: spotbridge.v1.ConsumeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
-	2,  // 46: spotbridge.v1.Joined.group:type_name -> spotbridge.v1.ConsumerGroup
-	47, // 47: spotbridge.v1.Joined.view:type_name -> spotbridge.v1.EventView
-	48, // 48: spotbridge.v1.Joined.heartbeat_interval:type_name -> google.protobuf.Duration
-	49, // 49: spotbridge.v1.Joined.server_time:type_name -> google.protobuf.Timestamp
-	49, // 50: spotbridge.v1.GroupDelivery.ack_deadline_time:type_name -> google.protobuf.Timestamp
-	53, // 51: spotbridge.v1.GroupDelivery.event:type_name -> spotbridge.v1.Event
-	49, // 52: spotbridge.v1.GroupHeartbeat.server_time:type_name -> google.protobuf.Timestamp
-	23, // 53: spotbridge.v1.GroupHeartbeat.credit:type_name -> spotbridge.v1.Credit
-	49, // 54: spotbridge.v1.Lost.time:type_name -> google.protobuf.Timestamp
-	48, // 55: spotbridge.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	47, // 56: spotbridge.v1.PullRequest.view:type_name -> spotbridge.v1.EventView
-	29, // 57: spotbridge.v1.PullResponse.deliveries:type_name -> spotbridge.v1.GroupDelivery
-	33, // 58: spotbridge.v1.PullResponse.lost:type_name -> spotbridge.v1.Lost
-	24, // 59: spotbridge.v1.AcknowledgeRequest.ack:type_name -> spotbridge.v1.Ack
-	25, // 60: spotbridge.v1.AcknowledgeRequest.nacks:type_name -> spotbridge.v1.Nack
-	26, // 61: spotbridge.v1.AcknowledgeRequest.extend:type_name -> spotbridge.v1.Extend
-	38, // 62: spotbridge.v1.AcknowledgeResponse.extended:type_name -> spotbridge.v1.Extended
-	31, // 63: spotbridge.v1.AcknowledgeResponse.refused:type_name -> spotbridge.v1.Refused
-	49, // 64: spotbridge.v1.Extended.ack_deadline_time:type_name -> google.protobuf.Timestamp
-	1,  // 65: spotbridge.v1.DeadLetter.cause:type_name -> spotbridge.v1.DeadLetterCause
-	49, // 66: spotbridge.v1.DeadLetter.time:type_name -> google.protobuf.Timestamp
-	53, // 67: spotbridge.v1.DeadLetter.event:type_name -> spotbridge.v1.Event
-	46, // 68: spotbridge.v1.ListDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 69: spotbridge.v1.ListDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	47, // 70: spotbridge.v1.ListDeadLettersRequest.view:type_name -> spotbridge.v1.EventView
-	39, // 71: spotbridge.v1.ListDeadLettersResponse.dead_letters:type_name -> spotbridge.v1.DeadLetter
-	46, // 72: spotbridge.v1.RedriveDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 73: spotbridge.v1.RedriveDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	49, // 74: spotbridge.v1.RedriveDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
-	46, // 75: spotbridge.v1.DeleteDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 76: spotbridge.v1.DeleteDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	49, // 77: spotbridge.v1.DeleteDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
-	5,  // 78: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:input_type -> spotbridge.v1.CreateConsumerGroupRequest
-	7,  // 79: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:input_type -> spotbridge.v1.GetConsumerGroupRequest
-	9,  // 80: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:input_type -> spotbridge.v1.ListConsumerGroupsRequest
-	11, // 81: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:input_type -> spotbridge.v1.UpdateConsumerGroupRequest
-	13, // 82: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:input_type -> spotbridge.v1.DeleteConsumerGroupRequest
-	15, // 83: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:input_type -> spotbridge.v1.PauseConsumerGroupRequest
-	17, // 84: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:input_type -> spotbridge.v1.ResumeConsumerGroupRequest
-	19, // 85: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:input_type -> spotbridge.v1.SeekConsumerGroupRequest
-	21, // 86: spotbridge.v1.ConsumerGroupService.Consume:input_type -> spotbridge.v1.ConsumeRequest
-	34, // 87: spotbridge.v1.ConsumerGroupService.Pull:input_type -> spotbridge.v1.PullRequest
-	36, // 88: spotbridge.v1.ConsumerGroupService.Acknowledge:input_type -> spotbridge.v1.AcknowledgeRequest
-	40, // 89: spotbridge.v1.ConsumerGroupService.ListDeadLetters:input_type -> spotbridge.v1.ListDeadLettersRequest
-	42, // 90: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:input_type -> spotbridge.v1.RedriveDeadLettersRequest
-	44, // 91: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:input_type -> spotbridge.v1.DeleteDeadLettersRequest
-	6,  // 92: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:output_type -> spotbridge.v1.CreateConsumerGroupResponse
-	8,  // 93: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:output_type -> spotbridge.v1.GetConsumerGroupResponse
-	10, // 94: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:output_type -> spotbridge.v1.ListConsumerGroupsResponse
-	12, // 95: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:output_type -> spotbridge.v1.UpdateConsumerGroupResponse
-	14, // 96: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:output_type -> spotbridge.v1.DeleteConsumerGroupResponse
-	16, // 97: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:output_type -> spotbridge.v1.PauseConsumerGroupResponse
-	18, // 98: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:output_type -> spotbridge.v1.ResumeConsumerGroupResponse
-	20, // 99: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:output_type -> spotbridge.v1.SeekConsumerGroupResponse
-	27, // 100: spotbridge.v1.ConsumerGroupService.Consume:output_type -> spotbridge.v1.ConsumeResponse
-	35, // 101: spotbridge.v1.ConsumerGroupService.Pull:output_type -> spotbridge.v1.PullResponse
-	37, // 102: spotbridge.v1.ConsumerGroupService.Acknowledge:output_type -> spotbridge.v1.AcknowledgeResponse
-	41, // 103: spotbridge.v1.ConsumerGroupService.ListDeadLetters:output_type -> spotbridge.v1.ListDeadLettersResponse
-	43, // 104: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:output_type -> spotbridge.v1.RedriveDeadLettersResponse
-	45, // 105: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:output_type -> spotbridge.v1.DeleteDeadLettersResponse
-	92, // [92:106] is the sub-list for method output_type
-	78, // [78:92] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	23, // 29: spotbridge.v1.ConsumeRequest.join:type_name -> spotbridge.v1.Join
+	24, // 30: spotbridge.v1.ConsumeRequest.credit:type_name -> spotbridge.v1.Credit
+	25, // 31: spotbridge.v1.ConsumeRequest.ack:type_name -> spotbridge.v1.Ack
+	26, // 32: spotbridge.v1.ConsumeRequest.nack:type_name -> spotbridge.v1.Nack
+	27, // 33: spotbridge.v1.ConsumeRequest.extend:type_name -> spotbridge.v1.Extend
+	22, // 34: spotbridge.v1.ConsumeRequest.leave:type_name -> spotbridge.v1.Leave
+	24, // 35: spotbridge.v1.Join.credit:type_name -> spotbridge.v1.Credit
+	48, // 36: spotbridge.v1.Join.view:type_name -> spotbridge.v1.EventView
+	49, // 37: spotbridge.v1.Join.heartbeat_interval:type_name -> google.protobuf.Duration
+	0,  // 38: spotbridge.v1.Nack.action:type_name -> spotbridge.v1.NackAction
+	49, // 39: spotbridge.v1.Nack.retry_after:type_name -> google.protobuf.Duration
+	29, // 40: spotbridge.v1.ConsumeResponse.joined:type_name -> spotbridge.v1.Joined
+	30, // 41: spotbridge.v1.ConsumeResponse.delivery:type_name -> spotbridge.v1.GroupDelivery
+	31, // 42: spotbridge.v1.ConsumeResponse.settled:type_name -> spotbridge.v1.Settled
+	32, // 43: spotbridge.v1.ConsumeResponse.refused:type_name -> spotbridge.v1.Refused
+	33, // 44: spotbridge.v1.ConsumeResponse.heartbeat:type_name -> spotbridge.v1.GroupHeartbeat
+	34, // 45: spotbridge.v1.ConsumeResponse.lost:type_name -> spotbridge.v1.Lost
+	53, // 46: spotbridge.v1.ConsumeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
+	2,  // 47: spotbridge.v1.Joined.group:type_name -> spotbridge.v1.ConsumerGroup
+	48, // 48: spotbridge.v1.Joined.view:type_name -> spotbridge.v1.EventView
+	49, // 49: spotbridge.v1.Joined.heartbeat_interval:type_name -> google.protobuf.Duration
+	50, // 50: spotbridge.v1.Joined.server_time:type_name -> google.protobuf.Timestamp
+	50, // 51: spotbridge.v1.GroupDelivery.ack_deadline_time:type_name -> google.protobuf.Timestamp
+	54, // 52: spotbridge.v1.GroupDelivery.event:type_name -> spotbridge.v1.Event
+	50, // 53: spotbridge.v1.GroupHeartbeat.server_time:type_name -> google.protobuf.Timestamp
+	24, // 54: spotbridge.v1.GroupHeartbeat.credit:type_name -> spotbridge.v1.Credit
+	50, // 55: spotbridge.v1.Lost.time:type_name -> google.protobuf.Timestamp
+	49, // 56: spotbridge.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	48, // 57: spotbridge.v1.PullRequest.view:type_name -> spotbridge.v1.EventView
+	30, // 58: spotbridge.v1.PullResponse.deliveries:type_name -> spotbridge.v1.GroupDelivery
+	34, // 59: spotbridge.v1.PullResponse.lost:type_name -> spotbridge.v1.Lost
+	25, // 60: spotbridge.v1.AcknowledgeRequest.ack:type_name -> spotbridge.v1.Ack
+	26, // 61: spotbridge.v1.AcknowledgeRequest.nacks:type_name -> spotbridge.v1.Nack
+	27, // 62: spotbridge.v1.AcknowledgeRequest.extend:type_name -> spotbridge.v1.Extend
+	39, // 63: spotbridge.v1.AcknowledgeResponse.extended:type_name -> spotbridge.v1.Extended
+	32, // 64: spotbridge.v1.AcknowledgeResponse.refused:type_name -> spotbridge.v1.Refused
+	50, // 65: spotbridge.v1.Extended.ack_deadline_time:type_name -> google.protobuf.Timestamp
+	1,  // 66: spotbridge.v1.DeadLetter.cause:type_name -> spotbridge.v1.DeadLetterCause
+	50, // 67: spotbridge.v1.DeadLetter.time:type_name -> google.protobuf.Timestamp
+	54, // 68: spotbridge.v1.DeadLetter.event:type_name -> spotbridge.v1.Event
+	47, // 69: spotbridge.v1.ListDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 70: spotbridge.v1.ListDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	48, // 71: spotbridge.v1.ListDeadLettersRequest.view:type_name -> spotbridge.v1.EventView
+	40, // 72: spotbridge.v1.ListDeadLettersResponse.dead_letters:type_name -> spotbridge.v1.DeadLetter
+	47, // 73: spotbridge.v1.RedriveDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 74: spotbridge.v1.RedriveDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	50, // 75: spotbridge.v1.RedriveDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
+	47, // 76: spotbridge.v1.DeleteDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 77: spotbridge.v1.DeleteDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	50, // 78: spotbridge.v1.DeleteDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
+	5,  // 79: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:input_type -> spotbridge.v1.CreateConsumerGroupRequest
+	7,  // 80: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:input_type -> spotbridge.v1.GetConsumerGroupRequest
+	9,  // 81: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:input_type -> spotbridge.v1.ListConsumerGroupsRequest
+	11, // 82: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:input_type -> spotbridge.v1.UpdateConsumerGroupRequest
+	13, // 83: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:input_type -> spotbridge.v1.DeleteConsumerGroupRequest
+	15, // 84: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:input_type -> spotbridge.v1.PauseConsumerGroupRequest
+	17, // 85: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:input_type -> spotbridge.v1.ResumeConsumerGroupRequest
+	19, // 86: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:input_type -> spotbridge.v1.SeekConsumerGroupRequest
+	21, // 87: spotbridge.v1.ConsumerGroupService.Consume:input_type -> spotbridge.v1.ConsumeRequest
+	35, // 88: spotbridge.v1.ConsumerGroupService.Pull:input_type -> spotbridge.v1.PullRequest
+	37, // 89: spotbridge.v1.ConsumerGroupService.Acknowledge:input_type -> spotbridge.v1.AcknowledgeRequest
+	41, // 90: spotbridge.v1.ConsumerGroupService.ListDeadLetters:input_type -> spotbridge.v1.ListDeadLettersRequest
+	43, // 91: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:input_type -> spotbridge.v1.RedriveDeadLettersRequest
+	45, // 92: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:input_type -> spotbridge.v1.DeleteDeadLettersRequest
+	6,  // 93: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:output_type -> spotbridge.v1.CreateConsumerGroupResponse
+	8,  // 94: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:output_type -> spotbridge.v1.GetConsumerGroupResponse
+	10, // 95: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:output_type -> spotbridge.v1.ListConsumerGroupsResponse
+	12, // 96: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:output_type -> spotbridge.v1.UpdateConsumerGroupResponse
+	14, // 97: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:output_type -> spotbridge.v1.DeleteConsumerGroupResponse
+	16, // 98: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:output_type -> spotbridge.v1.PauseConsumerGroupResponse
+	18, // 99: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:output_type -> spotbridge.v1.ResumeConsumerGroupResponse
+	20, // 100: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:output_type -> spotbridge.v1.SeekConsumerGroupResponse
+	28, // 101: spotbridge.v1.ConsumerGroupService.Consume:output_type -> spotbridge.v1.ConsumeResponse
+	36, // 102: spotbridge.v1.ConsumerGroupService.Pull:output_type -> spotbridge.v1.PullResponse
+	38, // 103: spotbridge.v1.ConsumerGroupService.Acknowledge:output_type -> spotbridge.v1.AcknowledgeResponse
+	42, // 104: spotbridge.v1.ConsumerGroupService.ListDeadLetters:output_type -> spotbridge.v1.ListDeadLettersResponse
+	44, // 105: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:output_type -> spotbridge.v1.RedriveDeadLettersResponse
+	46, // 106: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:output_type -> spotbridge.v1.DeleteDeadLettersResponse
+	93, // [93:107] is the sub-list for method output_type
+	79, // [79:93] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_group_proto_init() }
@@ -3927,8 +3986,9 @@ func file_spotbridge_v1_group_proto_init() {
 		(*ConsumeRequest_Ack)(nil),
 		(*ConsumeRequest_Nack)(nil),
 		(*ConsumeRequest_Extend)(nil),
+		(*ConsumeRequest_Leave)(nil),
 	}
-	file_spotbridge_v1_group_proto_msgTypes[25].OneofWrappers = []any{
+	file_spotbridge_v1_group_proto_msgTypes[26].OneofWrappers = []any{
 		(*ConsumeResponse_Joined)(nil),
 		(*ConsumeResponse_Delivery)(nil),
 		(*ConsumeResponse_Settled)(nil),
@@ -3937,14 +3997,14 @@ func file_spotbridge_v1_group_proto_init() {
 		(*ConsumeResponse_Lost)(nil),
 		(*ConsumeResponse_Goodbye)(nil),
 	}
-	file_spotbridge_v1_group_proto_msgTypes[31].OneofWrappers = []any{}
+	file_spotbridge_v1_group_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spotbridge_v1_group_proto_rawDesc), len(file_spotbridge_v1_group_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -81,8 +81,8 @@ type ConsumerGroupServiceClient interface {
 	// or extends the deadline; else the event goes to whichever member has credits.
 	//
 	// One mistaken ack does not end the stream: it is answered with refused. When the stream ends for any reason, what the
-	// member holds goes to others at once. It ends with OK after goodbye, and when the client has half-closed and has
-	// settled everything that it held.
+	// member holds goes to others at once. It ends with OK after goodbye, when the client half-closes, and after leave, once
+	// everything that the member held is settled.
 	//
 	// RESOURCE_EXHAUSTED SLOW_CONSUMER when the client does not read for send_timeout; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
 	Consume(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConsumeRequest, ConsumeResponse], error)
@@ -298,8 +298,8 @@ type ConsumerGroupServiceServer interface {
 	// or extends the deadline; else the event goes to whichever member has credits.
 	//
 	// One mistaken ack does not end the stream: it is answered with refused. When the stream ends for any reason, what the
-	// member holds goes to others at once. It ends with OK after goodbye, and when the client has half-closed and has
-	// settled everything that it held.
+	// member holds goes to others at once. It ends with OK after goodbye, when the client half-closes, and after leave, once
+	// everything that the member held is settled.
 	//
 	// RESOURCE_EXHAUSTED SLOW_CONSUMER when the client does not read for send_timeout; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
 	Consume(grpc.BidiStreamingServer[ConsumeRequest, ConsumeResponse]) error
