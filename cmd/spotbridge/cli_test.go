@@ -190,7 +190,9 @@ func TestConfigCheckPrintsNoSecret(t *testing.T) {
 }
 
 func TestHelpHasExamplesAndShellsHaveCompletion(t *testing.T) {
-	for _, cmd := range []string{"serve", "dev", "tail", "trigger", "events list", "events get", "events body", "deliveries", "deliveries body", "deliveries reprocess", "drift", "config check"} {
+	for _, cmd := range []string{"serve", "dev", "tail", "trigger", "events list", "events get", "events body", "deliveries", "deliveries body", "deliveries reprocess", "drift", "config check",
+		"groups", "groups create", "groups get", "groups list", "groups update", "groups delete", "groups pause", "groups resume", "groups seek", "groups consume",
+		"groups dead", "groups dead list", "groups dead redrive", "groups dead delete"} {
 		if out := ok(t, "", append(strings.Fields(cmd), "--help")...); !strings.Contains(out, "Examples:") {
 			t.Errorf("%s --help has no example", cmd)
 		}
