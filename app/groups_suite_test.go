@@ -762,6 +762,72 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 		}
 	})
 
+	t.Run("AGroupBelowTheLogsFloorIsTold", func(t *testing.T) {
+		cfg := config(t)
+		cfg.Log.MaxBytes = 128 << 10
+		r := start(t, cfg, app.Options{})
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g", AckDeadline: seconds(600)})
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "narrow", Filter: &pb.EventFilter{PnrIds: []string{"c-0"}}})
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "pulled"})
+		r.put(t, "a", 3)
+		m := r.join(t, &pb.Join{Group: "g", Credit: &pb.Credit{Events: 3}})
+		m.confirm(m.delivery().GetDeliveryId(), m.delivery().GetDeliveryId())
+		last := m.delivery() // held while it leaves the log
+		r.put(t, "b", 600)
+		floor := func() uint64 {
+			st, err := r.Log().State(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st.Floor
+		}
+		if floor() < 100 {
+			t.Fatalf("the floor is %d", floor())
+		}
+		r.applied(t, 603)
+		// The held one cannot come again from the log: it is kept as a dead letter, from history.
+		m.nack(pb.NackAction_NACK_ACTION_RETRY, 0, "", last.GetDeliveryId())
+		waitUntil(t, "it is a dead letter", func() bool { return r.state(t, "g").GetDeadLetters() == 1 })
+		if l := r.letters(t, &pb.ListDeadLettersRequest{Group: "g", View: pb.EventView_EVENT_VIEW_RAW}); l[0].GetCause() != pb.DeadLetterCause_DEAD_LETTER_CAUSE_UNDELIVERABLE || len(l[0].GetEvent().GetRawBody()) == 0 {
+			t.Fatal(l)
+		}
+		m.send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Credit{Credit: &pb.Credit{Events: 1000}}})
+		x := next(m, func(x *pb.ConsumeResponse) (*pb.ConsumeResponse, bool) {
+			return x, x.GetLost() != nil || x.GetDelivery() != nil
+		})
+		lost := x.GetLost()
+		if lost == nil || lost.GetFromSequence() > 4 || lost.GetToSequence() < 99 || lost.GetEvents() < 96 {
+			t.Fatalf("before its next event the member was told %v", x)
+		}
+		if d := m.delivery(); d.GetEvent().GetSequence() != lost.GetToSequence()+1 {
+			t.Fatalf("after %v came %d", lost, d.GetEvent().GetSequence())
+		}
+		if got := r.state(t, "g").GetLastLost(); got.GetToSequence() != lost.GetToSequence() {
+			t.Fatal(got)
+		}
+		_, metrics := r.admin(t, "/metrics")
+		if !strings.Contains(string(metrics), `spotbridge_group_losses_total{group="g"} 1`) {
+			t.Error("the metric does not tell")
+		}
+		// Without members: whoever comes first is told, once.
+		p, err := r.groups().Pull(t.Context(), &pb.PullRequest{Group: "pulled", MaxEvents: 1, Wait: seconds(20)})
+		if err != nil || len(p.GetLost()) != 1 || len(p.GetDeliveries()) != 1 {
+			t.Fatal(p, err)
+		}
+		if p, err = r.groups().Pull(t.Context(), &pb.PullRequest{Group: "pulled", MaxEvents: 1, Wait: seconds(20)}); err != nil || len(p.GetLost()) != 0 || len(p.GetDeliveries()) != 1 {
+			t.Fatal(p, err)
+		}
+		// Nothing that this one would have had.
+		id := r.put(t, "c", 1)[0]
+		m = r.join(t, &pb.Join{Group: "narrow", Credit: &pb.Credit{Events: 1}})
+		next(m, func(x *pb.ConsumeResponse) (bool, bool) {
+			if x.GetLost() != nil {
+				t.Fatal("lost:", x)
+			}
+			return true, x.GetDelivery().GetEvent().GetId() == id
+		})
+	})
+
 	t.Run("DeletingEndsMembersAndANewGroupIsAnotherOne", func(t *testing.T) {
 		r := begin(t)
 		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g"})

@@ -290,3 +290,18 @@ func reason(err error) string {
 	}
 	return fmt.Sprint("no reason: ", err)
 }
+
+func (m *memberClient) drainQueue() []*pb.ConsumeResponse {
+	var out []*pb.ConsumeResponse
+	for {
+		select {
+		case x, ok := <-m.got:
+			if !ok {
+				return out
+			}
+			out = append(out, x)
+		default:
+			return out
+		}
+	}
+}

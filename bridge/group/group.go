@@ -59,7 +59,8 @@ type Groups struct {
 	recent   *recent
 	nextID   atomic.Uint64
 	// floor is the newest floor of the log that was seen.
-	floor atomic.Uint64
+	floor     atomic.Uint64
+	floorSeen atomic.Int64 // Unix nanoseconds
 
 	mu       sync.Mutex
 	groups   map[string]*group
@@ -173,7 +174,10 @@ func (g *group) apply(rec *bridge.GroupRecord) {
 	}
 	if rec.Key != g.rec.Key || rec.Epoch != g.rec.Epoch {
 		for _, l := range g.leases {
-			g.forget(l)
+			// Redriven events are in a queue that is not moved.
+			if rec.Key != g.rec.Key || !l.taken.Redriven {
+				g.forget(l)
+			}
 		}
 		clear(g.unseen)
 	}

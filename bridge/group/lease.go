@@ -38,10 +38,14 @@ func (g *group) spent(t *bridge.Taken) int {
 	return max(t.Deliveries-g.unseen[keyOf(t)], 1)
 }
 
-// hold makes a lease of what was taken. An older one of the same entry is stale from then on.
-func (g *group) hold(l *lease) {
+// hold makes a lease of what was taken. An older one of the same entry is stale from then on. It returns false when the
+// group was moved or deleted meanwhile: then what was taken is void.
+func (g *group) hold(l *lease) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.gone || l.rec.Key != g.rec.Key || l.rec.Epoch != g.rec.Epoch && !l.taken.Redriven {
+		return false
+	}
 	k := keyOf(&l.taken)
 	if old := g.leases[k]; old != nil {
 		g.forget(old)
@@ -49,10 +53,11 @@ func (g *group) hold(l *lease) {
 	g.leases[k] = l
 	if l.member == nil {
 		g.pulled++
-		return
+		return true
 	}
 	l.member.held++
 	l.member.heldBytes += l.size
+	return true
 }
 
 // forget ends a lease. g.mu is held.
@@ -230,7 +235,11 @@ func (g *group) retry(ctx context.Context, l *lease, delay time.Duration, reason
 	if g.spent(&l.taken) >= rec.Settings.MaxDeliveries {
 		return g.bury(ctx, l, pb.DeadLetterCause_DEAD_LETTER_CAUSE_EXHAUSTED, reason)
 	}
-	if !l.taken.Redriven && l.taken.Sequence < g.s.floor.Load() {
+	floor, err := g.s.freshFloor(ctx)
+	if err != nil {
+		return err
+	}
+	if !l.taken.Redriven && l.taken.Sequence < floor {
 		// The queue cannot deliver again what has left the log; history may still hold it.
 		return g.bury(ctx, l, pb.DeadLetterCause_DEAD_LETTER_CAUSE_UNDELIVERABLE, orText(reason, "it left the log before it could be delivered again"))
 	}

@@ -767,7 +767,9 @@ func (m *member) pop() {
 // sendEvent makes the lease and sends the event. The lease comes first: the ack may be faster than this.
 func (m *member) sendEvent(l *lease, e *bridge.Encoded, view pb.EventView) error {
 	g := m.g
-	g.hold(l)
+	if !g.hold(l) {
+		return nil
+	}
 	m.due = soonest(m.due, l.deadline)
 	d := &bridge.GroupDelivery{ID: g.id(l), Attempt: l.attempt, Redriven: l.taken.Redriven, Deadline: l.deadline, Event: e}
 	m.sending.Store(time.Now().UnixNano())

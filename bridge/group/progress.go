@@ -18,6 +18,8 @@ const (
 	// countedLoss is how many events of a loss are counted in history at most.
 	countedLoss = 100_000
 	countPage   = 5000
+	// floorFresh is how long the log's floor is believed when an event is given back.
+	floorFresh = 50 * time.Millisecond
 )
 
 // progress is how far a group has come, as this process knows it. The store's queue jumps silently over what has left the
@@ -90,7 +92,7 @@ func (g *group) noticeGap(ctx context.Context, ts []bridge.Taken) error {
 			return err
 		}
 	}
-	p.delivered = max(p.delivered, last)
+	p.delivered, p.inFlight, p.dirty = max(p.delivered, last), true, true
 	return nil
 }
 
@@ -353,7 +355,20 @@ func (s *Groups) keepMarks(ctx context.Context) {
 	}
 }
 
+// freshFloor returns the log's floor as of a moment ago.
+func (s *Groups) freshFloor(ctx context.Context) (uint64, error) {
+	if time.Since(time.Unix(0, s.floorSeen.Load())) > floorFresh {
+		st, err := s.cfg.Log.State(ctx)
+		if err != nil {
+			return 0, err
+		}
+		s.setFloor(st.Floor)
+	}
+	return s.floor.Load(), nil
+}
+
 func (s *Groups) setFloor(floor uint64) {
+	s.floorSeen.Store(time.Now().UnixNano())
 	for {
 		old := s.floor.Load()
 		if floor <= old || s.floor.CompareAndSwap(old, floor) {

@@ -81,7 +81,7 @@ func (p *puller) run(ctx context.Context, changed <-chan struct{}) error {
 	g := p.g
 	if lost := g.untold(ctx); lost != nil {
 		p.out.Lost = append(p.out.Lost, lost)
-		defer g.told(ctx)
+		g.told(ctx)
 	}
 	ts, err := p.taker.TakeRedriven(ctx, p.want)
 	if err != nil {
@@ -178,7 +178,9 @@ func (p *puller) add(ctx context.Context, ts []bridge.Taken) (done bool, err err
 		l := &lease{
 			rec: p.rec, taken: t, attempt: t.Before + g.spent(&t), client: p.r.ClientName, size: int64(size), deadline: now.Add(p.rec.Settings.AckDeadline),
 		}
-		g.hold(l)
+		if !g.hold(l) {
+			return true, nil // moved: what is left is void
+		}
 		p.held = append(p.held, l)
 		p.want--
 		p.bytes += size

@@ -73,7 +73,7 @@ type ConsumerGroupServiceClient interface {
 	// Takes deliveries up again. Repeating it is no error. ABORTED GROUP_CONFLICT.
 	ResumeConsumerGroup(ctx context.Context, in *ResumeConsumerGroupRequest, opts ...grpc.CallOption) (*ResumeConsumerGroupResponse, error)
 	// Moves the group's position, forwards or back. What members hold is taken from them: acknowledging it afterwards is
-	// refused with STALE_DELIVERY. Attempts count anew. Dead letters and redriven events stay.
+	// refused with STALE_DELIVERY. Attempts count anew. Dead letters and redriven events stay as they are.
 	// The cursor errors of Subscribe; ABORTED GROUP_CONFLICT.
 	SeekConsumerGroup(ctx context.Context, in *SeekConsumerGroupRequest, opts ...grpc.CallOption) (*SeekConsumerGroupResponse, error)
 	// Joins a group as a member and streams events to it, as many as it grants credits for. The first message of the client
@@ -290,7 +290,7 @@ type ConsumerGroupServiceServer interface {
 	// Takes deliveries up again. Repeating it is no error. ABORTED GROUP_CONFLICT.
 	ResumeConsumerGroup(context.Context, *ResumeConsumerGroupRequest) (*ResumeConsumerGroupResponse, error)
 	// Moves the group's position, forwards or back. What members hold is taken from them: acknowledging it afterwards is
-	// refused with STALE_DELIVERY. Attempts count anew. Dead letters and redriven events stay.
+	// refused with STALE_DELIVERY. Attempts count anew. Dead letters and redriven events stay as they are.
 	// The cursor errors of Subscribe; ABORTED GROUP_CONFLICT.
 	SeekConsumerGroup(context.Context, *SeekConsumerGroupRequest) (*SeekConsumerGroupResponse, error)
 	// Joins a group as a member and streams events to it, as many as it grants credits for. The first message of the client
