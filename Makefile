@@ -40,6 +40,10 @@ test-integration: ## run the tests at full length, and those with the build tag 
 	$(race-note)
 	go test $(RACE) -count=1 -timeout 60m -tags integration ./...
 
+.PHONY: soak
+soak: ## members of a consumer group are killed at random for 5 minutes (SPOTBRIDGE_SOAK=20m for longer)
+	go test -count=1 -timeout 90m -tags soak -run TestSoak -v ./app | grep -v 'level=WARN'
+
 .PHONY: bench
 bench: ## print each figure beside its baseline
 	@go run ./app/bench
@@ -59,7 +63,7 @@ payload-schema: ## typed payloads from a schema: make payload-schema SCHEMA="a.j
 .PHONY: lint
 lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint and buf format
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then printf 'not formatted (gofmt -w):\n%s\n' "$$files"; exit 1; fi
-	go vet -tags integration ./...
+	go vet -tags integration,soak ./...
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd tools/openapi && ../../$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	$(BUF) lint

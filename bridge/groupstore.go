@@ -158,7 +158,7 @@ type GroupStore interface {
 type Taker interface {
 	// Request asks for n entries more of the log's queue; requests add up and expire after a while.
 	Request(n int) error
-	// Requested is how many entries are still asked for and have not come.
+	// Requested is how many entries were asked for and not taken yet: still to come, or here.
 	Requested() int
 	// TakeRedriven takes at most n redriven events that are there now.
 	TakeRedriven(ctx context.Context, n int) ([]Taken, error)

@@ -291,7 +291,7 @@ func (t *taker) Request(n int) error {
 func (t *taker) Requested() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := 0
+	n := len(t.queue)
 	for id, rq := range t.requests {
 		if !rq.redriven && time.Now().After(rq.until) {
 			delete(t.requests, id) // the engine's answer was lost with a connection

@@ -145,8 +145,17 @@ func (g *group) claim(id string, by *member, now time.Time) (*lease, error) {
 // free gives a claimed lease back unsettled.
 func (g *group) free(l *lease) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	l.busy = false
+	left := l.member != nil && l.member.gone && g.leases[keyOf(&l.taken)] == l
+	if left {
+		g.forget(l)
+	}
+	g.mu.Unlock()
+	if left { // its member went while it was being settled
+		if err := g.s.cfg.Store.Release(context.Background(), l.rec, l.taken.Receipt, 0); err != nil {
+			g.s.log.Debug("an event was not given back; it comes again after the queue's deadline", "group", g.name, "error", err)
+		}
+	}
 }
 
 // id returns the delivery id of a lease.

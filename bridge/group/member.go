@@ -58,6 +58,7 @@ type member struct {
 	events, bytes int64 // credits
 	limitBytes    bool
 	held          int
+	gone          bool
 	heldBytes     int64
 
 	// Below: of the deliver loop.
@@ -189,6 +190,7 @@ func (g *group) revoke(m *member) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	g.mu.Lock()
+	m.gone = true
 	var ls []*lease
 	for _, l := range g.leases {
 		if l.member == m && !l.busy {
@@ -232,6 +234,9 @@ func shortReason(r pb.ErrorReason) string {
 
 // refuse tells the member that something was not done.
 func (m *member) refuse(ctx context.Context, id string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	r := refusal(id, err)
 	m.g.s.m.refused.WithLabelValues(m.g.name, r.GetReason()).Inc()
 	if bridge.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_INTERNAL {
@@ -323,7 +328,10 @@ func (m *member) ack(ctx context.Context, a *pb.Ack) error {
 	if len(ls) == 0 {
 		return nil
 	}
-	n, err := g.ack(ctx, ls, a.GetConfirm())
+	// The end of the stream does not undo what the member said before.
+	settling, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer done()
+	n, err := g.ack(settling, ls, a.GetConfirm())
 	if a.GetConfirm() && n > 0 && err == nil {
 		return m.say(ctx, &pb.ConsumeResponse{Content: &pb.ConsumeResponse_Settled{Settled: &pb.Settled{DeliveryIds: ids}}})
 	}
@@ -371,7 +379,7 @@ func (m *member) nack(ctx context.Context, n *pb.Nack) error {
 	for _, id := range n.GetDeliveryIds() {
 		l, err := m.g.claim(id, m, time.Now())
 		if err == nil {
-			err = m.g.nack(ctx, l, n)
+			err = m.g.nackFor(ctx, l, n)
 		}
 		if err != nil {
 			if err := m.refuse(ctx, id, err); err != nil {
@@ -380,6 +388,13 @@ func (m *member) nack(ctx context.Context, n *pb.Nack) error {
 		}
 	}
 	return nil
+}
+
+// nackFor finishes also when the stream ends meanwhile.
+func (g *group) nackFor(ctx context.Context, l *lease, n *pb.Nack) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	return g.nack(ctx, l, n)
 }
 
 func (m *member) extend(ctx context.Context, x *pb.Extend) error {
@@ -581,6 +596,11 @@ func (m *member) step(ctx context.Context, rec *bridge.GroupRecord, view pb.Even
 	if events == 0 {
 		return time.Hour, nil
 	}
+	if !rec.Paused {
+		if err := m.ask(events-len(m.queue), bytes); err != nil {
+			return m.later(ctx, err)
+		}
+	}
 	if len(m.queue) > 0 {
 		sent, later, err := m.sendQueue(ctx, rec, view, events)
 		if err != nil {
@@ -624,14 +644,20 @@ func (m *member) step(ctx context.Context, rec *bridge.GroupRecord, view pb.Even
 		m.enqueue(ts, now)
 		return 0, m.sayWords() // a loss is told before the next event
 	}
-	// As many as fit, by what events were like so far; those that do not fit after all wait here.
-	fit := min(events, max(int(float64(bytes)/m.average), 1))
-	if asked := m.taker.Requested(); fit > asked && (asked == 0 || fit-asked >= max(fit/4, 1)) {
-		if err := m.taker.Request(fit - asked); err != nil {
-			return m.later(ctx, err)
-		}
-	}
 	return redrivePoll, nil
+}
+
+// ask asks for as many events as fit, by what events were like so far; those that do not fit after all wait here. It does so
+// before others are sent, so that the queue works meanwhile.
+func (m *member) ask(events int, bytes int64) error {
+	fit := min(events, max(int(float64(bytes)/m.average)-len(m.queue), 1))
+	if fit <= 0 {
+		return nil
+	}
+	if asked := m.taker.Requested(); fit > asked && (asked == 0 || fit-asked >= max(fit/4, 1)) {
+		return m.taker.Request(fit - asked)
+	}
+	return nil
 }
 
 // later decides what an error of store or history means: a queue that is gone is opened anew, everything else ends the
