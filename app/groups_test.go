@@ -107,7 +107,7 @@ func (m *memberClient) cut() {
 	if tcp, ok := m.conn.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
-	m.conn.Conn.Close()
+	m.conn.Close()
 }
 
 func (m *memberClient) send(r *pb.ConsumeRequest) {
