@@ -392,6 +392,44 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 		}
 	})
 
+	t.Run("MarksAndExcludeStaleAreThoseOfHistory", func(t *testing.T) {
+		r := begin(t)
+		filters := map[string]*pb.EventFilter{"all": nil, "fresh": {ExcludeStale: true}, "one": {ExcludeStale: true, EntityIds: []string{"p-1"}}}
+		for name, f := range filters {
+			r.create(t, &pb.CreateConsumerGroupRequest{Group: name, Filter: f})
+		}
+		versions := []int{1, 3, 2, 3, 5, 4, 6, 1, 8, 7}
+		r.put(t, "x", 40, func(i int, e *bridge.Entry) {
+			*e = *bridgetest.Entry("sandbox", fmt.Sprintf("x-%d", i), bridgetest.PNRBody("BOOKING_UPDATED", "org", fmt.Sprintf("p-%d", i%4), versions[i/4]))
+		})
+		r.applied(t, 40)
+		stale := 0
+		for name, f := range filters {
+			want, err := pb.NewEventServiceClient(r.conn).ListEvents(t.Context(), &pb.ListEventsRequest{
+				Filter: f, Order: pb.Order_ORDER_OLDEST_FIRST, PageSize: 100, View: pb.EventView_EVENT_VIEW_FULL,
+			})
+			if err != nil || len(want.GetEvents()) == 0 {
+				t.Fatal(want, err)
+			}
+			streamed, _ := r.collect(t, &pb.SubscribeRequest{Start: earliest, Filter: f, View: pb.EventView_EVENT_VIEW_FULL})
+			m := r.join(t, &pb.Join{Group: name, Credit: &pb.Credit{Events: 100}, View: pb.EventView_EVENT_VIEW_FULL})
+			for i, e := range want.GetEvents() {
+				d := m.delivery()
+				if !proto.Equal(d.GetEvent(), e) || !proto.Equal(streamed[i], e) {
+					t.Fatalf("group %s: event %d\n%v\nhistory has\n%v", name, i, d.GetEvent(), e)
+				}
+				if e.GetOrdering() == pb.Ordering_ORDERING_STALE {
+					stale++
+				}
+				m.confirm(d.GetDeliveryId())
+			}
+			waitUntil(t, "nothing is left", func() bool { return r.state(t, name).GetLagEvents() == 0 })
+		}
+		if stale != 16 {
+			t.Fatalf("%d stale events, all of them in the group without a filter", stale)
+		}
+	})
+
 	t.Run("TheFilterChangesAndThePositionStays", func(t *testing.T) {
 		r := begin(t)
 		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g", Start: earliest, Filter: &pb.EventFilter{EventTypes: []string{"PNR_V3"}}})
