@@ -91,11 +91,12 @@ const (
 	// RESOURCE_EXHAUSTED. There are as many consumer groups as the configuration allows. Delete one, or have groups.max
 	// raised.
 	ErrorReason_ERROR_REASON_TOO_MANY_GROUPS ErrorReason = 44
-	// In the answer to one delivery id, not a status: the delivery is no longer the caller's. Its deadline has passed, it was
-	// settled already, or the group was moved. Nothing was changed; the event comes again if it is not settled. Do not retry.
+	// FAILED_PRECONDITION, said of one delivery id in the answer, and not as the status of a call. The delivery is no longer the
+	// caller's: its deadline has passed, it was settled already, or the group was moved. Nothing was changed; the event comes
+	// again if it is not settled. Do not retry.
 	ErrorReason_ERROR_REASON_STALE_DELIVERY ErrorReason = 45
-	// In the answer to one delivery id, not a status: the id is damaged or belongs to another group. Use the id exactly as
-	// received; do not retry.
+	// INVALID_ARGUMENT, said of one delivery id in the answer, and not as the status of a call. The id is damaged or belongs to
+	// another group. Use the id exactly as received; do not retry.
 	ErrorReason_ERROR_REASON_INVALID_DELIVERY_ID ErrorReason = 46
 )
 
