@@ -36,7 +36,12 @@ test: ## run all Go tests, with the race detector; the property tests briefly
 	cd tools/openapi && go test ./...
 
 .PHONY: test-integration
-test-integration: ## run the tests at full length, and those with the build tag integration
+test-integration: ## run the suites of the log and of consumer groups on a nats-server process of their own
+	$(race-note)
+	go test $(RACE) -count=1 -short -timeout 30m -tags integration -run OnAnExternalServer ./app
+
+.PHONY: test-long
+test-long: ## run all tests at full length (10 minutes and more)
 	$(race-note)
 	go test $(RACE) -count=1 -timeout 60m -tags integration ./...
 
@@ -78,7 +83,7 @@ baseline: $(BUF) ## make today's proto/ the published contract
 	$(BUF) build -o tools/baseline.binpb --exclude-source-info
 
 .PHONY: check
-check: check-generated lint breaking test build ## all of the above that CI demands
+check: check-generated lint breaking test test-integration build ## all of the above that CI demands
 
 .PHONY: check-generated
 check-generated: generate ## generating changes nothing
