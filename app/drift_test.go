@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/spotbridge/spotbridge/app"
 	"github.com/spotbridge/spotbridge/bridge/bridgetest/samples"
 	"github.com/spotbridge/spotbridge/bridge/payload"
@@ -21,6 +24,9 @@ func (r *running) drift(t testing.TB, req *pb.ListSchemaDriftRequest) (out *pb.L
 	eventually(t, func() bool {
 		var err error
 		out, err = pb.NewCatalogServiceClient(r.conn).ListSchemaDrift(t.Context(), req)
+		if status.Code(err) == codes.Unavailable { // history is being built
+			return false
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

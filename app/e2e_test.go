@@ -159,6 +159,7 @@ func (r *running) collect(t testing.TB, req *pb.SubscribeRequest) ([]*pb.Event, 
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	req.StopAtHead = true
+	r.applied(t, 0) // after a start history may have to be built
 	stream, err := pb.NewSubscriptionServiceClient(r.conn).Subscribe(ctx, req)
 	if err != nil {
 		t.Fatal(err)
