@@ -73,7 +73,8 @@ type SubscriptionInfo struct {
 	// Position is the sequence up to which everything was sent; Head the newest that is ready to be streamed. Their
 	// difference is an upper bound of the lag in events.
 	Position, Head uint64
-	// Lag is the age of the oldest log position not yet handled; zero when there is none or it is not known.
+	// Lag is the age of the oldest event not yet looked at or, while history is read, of the last one that was sent; zero
+	// when there is none or it is not known.
 	Lag time.Duration
 	// EventsSent and BytesSent count since the start.
 	EventsSent, BytesSent uint64

@@ -15,14 +15,15 @@ import (
 // A page token is base64url of: version, kind, eight bytes of a hash of the request, where to go on, CRC-32. It is opaque,
 // and bound to the request by the hash: with another one it would skip events silently.
 const (
-	tokenVersion    = 1
-	tokenEvents     = 1
-	tokenDeliveries = 2
-	tokenDrift      = 3
-	tokenGroups     = 16
-	tokenLetters    = 17
-	tokenHead       = 2 + 8
-	tokenTail       = 4
+	tokenVersion       = 1
+	tokenEvents        = 1
+	tokenDeliveries    = 2
+	tokenDrift         = 3
+	tokenGroups        = 16
+	tokenLetters       = 17
+	tokenSubscriptions = 4
+	tokenHead          = 2 + 8
+	tokenTail          = 4
 )
 
 // binding hashes what a token is bound to.

@@ -80,6 +80,7 @@ func newREST(cfg Config, dial func(context.Context) (net.Conn, error)) (*rest, e
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pb.RegisterEventServiceHandler, pb.RegisterDeliveryServiceHandler, pb.RegisterCatalogServiceHandler,
 		pb.RegisterConsumerGroupServiceHandler,
+		pb.RegisterSubscriptionServiceHandler,
 	} {
 		if err := register(context.Background(), h.gateway, h.unary); err != nil {
 			return nil, errors.Join(err, h.close())

@@ -43,6 +43,7 @@ type route struct {
 func newRoutes() ([]*route, error) {
 	routes := []*route{
 		{method: http.MethodGet, path: "/v1/events:subscribe", rpc: "spotbridge.v1.SubscriptionService.Subscribe", kind: streamRoute},
+		{method: http.MethodGet, path: "/v1/subscriptions", rpc: "spotbridge.v1.SubscriptionService.ListSubscriptions"},
 		{method: http.MethodGet, path: "/v1/events/{event_id}", rpc: "spotbridge.v1.EventService.GetEvent"},
 		{method: http.MethodGet, path: "/v1/events/{event_id}/body", rpc: "spotbridge.v1.EventService.GetEventBody", kind: eventBodyRoute},
 		{method: http.MethodGet, path: "/v1/events", rpc: "spotbridge.v1.EventService.ListEvents"},

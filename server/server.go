@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -44,6 +46,8 @@ type Config struct {
 	OpenAPI []byte
 	// LogID is the identity of the log, for cursors and page tokens; zero = history is asked.
 	LogID bridge.LogID
+	// Replica is the name of this process among the replicas; empty = the host's name.
+	Replica string
 	// Open says that there is no access control: REST then answers only requests for a loopback host. A web page of someone
 	// else's could reach this machine's loopback by a name of its own.
 	Open bool
@@ -88,6 +92,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Ready == nil {
 		cfg.Ready = func() bool { return true }
 	}
+	if cfg.Replica == "" {
+		cfg.Replica, _ = os.Hostname() // without one it stays empty
+	}
 	if cfg.History == nil || cfg.Hub == nil || cfg.Deliveries == nil || cfg.Drift == nil {
 		return nil, errors.New("server: History, Hub, Deliveries and Drift are required")
 	}
@@ -99,7 +106,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.StreamInterceptor(calls.stream),
 		grpc.WaitForHandlers(true),
 	)...)
-	svc := &service{cfg: cfg}
+	svc := &service{cfg: cfg, run: rand.Uint64()}
 	pb.RegisterSubscriptionServiceServer(s.grpc, svc)
 	pb.RegisterEventServiceServer(s.grpc, svc)
 	pb.RegisterDeliveryServiceServer(s.grpc, svc)
@@ -194,6 +201,8 @@ type service struct {
 	pb.UnimplementedCatalogServiceServer
 	pb.UnimplementedConsumerGroupServiceServer
 	cfg Config
+	// run tells this process from the one before it: what counts from its start means nothing in another.
+	run uint64
 }
 
 // ready waits a little for history to be complete.

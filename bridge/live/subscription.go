@@ -433,7 +433,11 @@ func (s *Subscription) info(now time.Time) bridge.SubscriptionInfo {
 	if out.State == bridge.SubscriptionLive && s.waiting.Load() {
 		out.Position = out.Head // it waits: nothing matches
 	}
-	if t := s.handled.Load(); t != 0 && out.Position < out.Head {
+	if r := &s.h.ring; out.Position >= r.floor {
+		if i := r.after(out.Position); i < r.end {
+			out.Lag = now.Sub(r.at(i).AppendTime)
+		}
+	} else if t := s.handled.Load(); t != 0 {
 		out.Lag = now.Sub(time.Unix(0, t))
 	}
 	return out

@@ -45,7 +45,7 @@ them as typed protobuf over gRPC to services in any language.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newDev(), newTail(), newTrigger(), newEvents(), newDeliveries(), newDrift(), newGroups(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newDev(), newTail(), newTrigger(), newEvents(), newDeliveries(), newDrift(), newGroups(), newSubscriptions(), newConfig(), newVersion())
 	return root
 }
 

@@ -135,6 +135,63 @@ func (GoodbyeReason) EnumDescriptor() ([]byte, []int) {
 	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{1}
 }
 
+// SubscriptionState is what a subscription is doing.
+type SubscriptionState int32
+
+const (
+	// Not set.
+	SubscriptionState_SUBSCRIPTION_STATE_UNSPECIFIED SubscriptionState = 0
+	// It has not been told caught_up yet: it is served from history, or from the live window up to the head.
+	SubscriptionState_SUBSCRIPTION_STATE_CATCHING_UP SubscriptionState = 1
+	// It was told caught_up and is served from the live window.
+	SubscriptionState_SUBSCRIPTION_STATE_LIVE SubscriptionState = 2
+	// It was told fell_behind: its client reads slower than events come, and it is served from history.
+	SubscriptionState_SUBSCRIPTION_STATE_BEHIND SubscriptionState = 3
+)
+
+// Enum value maps for SubscriptionState.
+var (
+	SubscriptionState_name = map[int32]string{
+		0: "SUBSCRIPTION_STATE_UNSPECIFIED",
+		1: "SUBSCRIPTION_STATE_CATCHING_UP",
+		2: "SUBSCRIPTION_STATE_LIVE",
+		3: "SUBSCRIPTION_STATE_BEHIND",
+	}
+	SubscriptionState_value = map[string]int32{
+		"SUBSCRIPTION_STATE_UNSPECIFIED": 0,
+		"SUBSCRIPTION_STATE_CATCHING_UP": 1,
+		"SUBSCRIPTION_STATE_LIVE":        2,
+		"SUBSCRIPTION_STATE_BEHIND":      3,
+	}
+)
+
+func (x SubscriptionState) Enum() *SubscriptionState {
+	p := new(SubscriptionState)
+	*p = x
+	return p
+}
+
+func (x SubscriptionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SubscriptionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_spotbridge_v1_subscription_proto_enumTypes[2].Descriptor()
+}
+
+func (SubscriptionState) Type() protoreflect.EnumType {
+	return &file_spotbridge_v1_subscription_proto_enumTypes[2]
+}
+
+func (x SubscriptionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SubscriptionState.Descriptor instead.
+func (SubscriptionState) EnumDescriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{2}
+}
+
 // SubscribeRequest says what to stream and from where. At most one of start, after_cursor and from_time may be given.
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -759,6 +816,298 @@ func (x *Goodbye) GetRetryAfter() *durationpb.Duration {
 	return nil
 }
 
+// ListSubscriptionsRequest selects a page of subscriptions.
+type ListSubscriptionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most rows in the page: default 50, at most 1,000; larger values are lowered.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the previous answer. Good until the replica restarts.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubscriptionsRequest) Reset() {
+	*x = ListSubscriptionsRequest{}
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubscriptionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubscriptionsRequest) ProtoMessage() {}
+
+func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
+func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListSubscriptionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSubscriptionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListSubscriptionsResponse is a page of subscriptions.
+type ListSubscriptionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subscriptions, oldest first. One that ends between two pages may be in neither.
+	Subscriptions []*Subscription `protobuf:"bytes,1,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	// Token of the next page; empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Name of the replica that answers: only its own subscriptions are listed.
+	Replica string `protobuf:"bytes,3,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The replica's clock.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubscriptionsResponse) Reset() {
+	*x = ListSubscriptionsResponse{}
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubscriptionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubscriptionsResponse) ProtoMessage() {}
+
+func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
+func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+func (x *ListSubscriptionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListSubscriptionsResponse) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *ListSubscriptionsResponse) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
+// Subscription is a stream that a replica serves, at one moment.
+type Subscription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the subscription at this replica, counted from its start; ids in use are not given twice.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name of the replica that serves it.
+	Replica string `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	// As the client named itself; empty when it did not.
+	ClientName string `protobuf:"bytes,3,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
+	// Network address of the client; "rest" stands in front of those of REST.
+	Peer string `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`
+	// The effective filter.
+	Filter *EventFilter `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The effective view.
+	View EventView `protobuf:"varint,6,opt,name=view,proto3,enum=spotbridge.v1.EventView" json:"view,omitempty"`
+	// What it is doing.
+	State SubscriptionState `protobuf:"varint,7,opt,name=state,proto3,enum=spotbridge.v1.SubscriptionState" json:"state,omitempty"`
+	// When it began.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Sequence up to which everything was sent.
+	PositionSequence uint64 `protobuf:"varint,9,opt,name=position_sequence,json=positionSequence,proto3" json:"position_sequence,omitempty"`
+	// Newest sequence that is ready to be streamed.
+	HeadSequence uint64 `protobuf:"varint,10,opt,name=head_sequence,json=headSequence,proto3" json:"head_sequence,omitempty"`
+	// Log positions between the two: an upper bound of the events that it has yet to get, since its filter may match few.
+	LagEvents uint64 `protobuf:"varint,11,opt,name=lag_events,json=lagEvents,proto3" json:"lag_events,omitempty"`
+	// Age of the oldest event that it has yet to look at; while it is served from history, of the last one that was sent.
+	// Unset when there is no lag, and before its first event from history.
+	Lag *durationpb.Duration `protobuf:"bytes,12,opt,name=lag,proto3" json:"lag,omitempty"`
+	// Events sent since it began.
+	EventsSent uint64 `protobuf:"varint,13,opt,name=events_sent,json=eventsSent,proto3" json:"events_sent,omitempty"`
+	// Bytes of these events as they were encoded, without framing and compression.
+	BytesSent     uint64 `protobuf:"varint,14,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Subscription) Reset() {
+	*x = Subscription{}
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subscription) ProtoMessage() {}
+
+func (x *Subscription) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
+func (*Subscription) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Subscription) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Subscription) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *Subscription) GetClientName() string {
+	if x != nil {
+		return x.ClientName
+	}
+	return ""
+}
+
+func (x *Subscription) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Subscription) GetFilter() *EventFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *Subscription) GetView() EventView {
+	if x != nil {
+		return x.View
+	}
+	return EventView_EVENT_VIEW_UNSPECIFIED
+}
+
+func (x *Subscription) GetState() SubscriptionState {
+	if x != nil {
+		return x.State
+	}
+	return SubscriptionState_SUBSCRIPTION_STATE_UNSPECIFIED
+}
+
+func (x *Subscription) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Subscription) GetPositionSequence() uint64 {
+	if x != nil {
+		return x.PositionSequence
+	}
+	return 0
+}
+
+func (x *Subscription) GetHeadSequence() uint64 {
+	if x != nil {
+		return x.HeadSequence
+	}
+	return 0
+}
+
+func (x *Subscription) GetLagEvents() uint64 {
+	if x != nil {
+		return x.LagEvents
+	}
+	return 0
+}
+
+func (x *Subscription) GetLag() *durationpb.Duration {
+	if x != nil {
+		return x.Lag
+	}
+	return nil
+}
+
+func (x *Subscription) GetEventsSent() uint64 {
+	if x != nil {
+		return x.EventsSent
+	}
+	return 0
+}
+
+func (x *Subscription) GetBytesSent() uint64 {
+	if x != nil {
+		return x.BytesSent
+	}
+	return 0
+}
+
 var File_spotbridge_v1_subscription_proto protoreflect.FileDescriptor
 
 const file_spotbridge_v1_subscription_proto_rawDesc = "" +
@@ -813,7 +1162,38 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\aGoodbye\x124\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1c.spotbridge.v1.GoodbyeReasonR\x06reason\x12:\n" +
 	"\vretry_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter*D\n" +
+	"retryAfter\"V\n" +
+	"\x18ListSubscriptionsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xdd\x01\n" +
+	"\x19ListSubscriptionsResponse\x12A\n" +
+	"\rsubscriptions\x18\x01 \x03(\v2\x1b.spotbridge.v1.SubscriptionR\rsubscriptions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x18\n" +
+	"\areplica\x18\x03 \x01(\tR\areplica\x12;\n" +
+	"\vserver_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"\xa0\x04\n" +
+	"\fSubscription\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x1f\n" +
+	"\vclient_name\x18\x03 \x01(\tR\n" +
+	"clientName\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\x122\n" +
+	"\x06filter\x18\x05 \x01(\v2\x1a.spotbridge.v1.EventFilterR\x06filter\x12,\n" +
+	"\x04view\x18\x06 \x01(\x0e2\x18.spotbridge.v1.EventViewR\x04view\x126\n" +
+	"\x05state\x18\a \x01(\x0e2 .spotbridge.v1.SubscriptionStateR\x05state\x129\n" +
+	"\n" +
+	"start_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12+\n" +
+	"\x11position_sequence\x18\t \x01(\x04R\x10positionSequence\x12#\n" +
+	"\rhead_sequence\x18\n" +
+	" \x01(\x04R\fheadSequence\x12\x1d\n" +
+	"\n" +
+	"lag_events\x18\v \x01(\x04R\tlagEvents\x12+\n" +
+	"\x03lag\x18\f \x01(\v2\x19.google.protobuf.DurationR\x03lag\x12\x1f\n" +
+	"\vevents_sent\x18\r \x01(\x04R\n" +
+	"eventsSent\x12\x1d\n" +
+	"\n" +
+	"bytes_sent\x18\x0e \x01(\x04R\tbytesSent*D\n" +
 	"\x05Start\x12\x15\n" +
 	"\x11START_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTART_LATEST\x10\x01\x12\x12\n" +
@@ -822,9 +1202,15 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\x1aGOODBYE_REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14GOODBYE_REASON_DRAIN\x10\x01\x12\x1a\n" +
 	"\x16GOODBYE_REASON_MAX_AGE\x10\x02\x12 \n" +
-	"\x1cGOODBYE_REASON_SCOPE_CHANGED\x10\x032g\n" +
+	"\x1cGOODBYE_REASON_SCOPE_CHANGED\x10\x03*\x97\x01\n" +
+	"\x11SubscriptionState\x12\"\n" +
+	"\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eSUBSCRIPTION_STATE_CATCHING_UP\x10\x01\x12\x1b\n" +
+	"\x17SUBSCRIPTION_STATE_LIVE\x10\x02\x12\x1d\n" +
+	"\x19SUBSCRIPTION_STATE_BEHIND\x10\x032\xcf\x01\n" +
 	"\x13SubscriptionService\x12P\n" +
-	"\tSubscribe\x12\x1f.spotbridge.v1.SubscribeRequest\x1a .spotbridge.v1.SubscribeResponse0\x01BDZBgithub.com/spotbridge/spotbridge/gen/go/spotbridge/v1;spotbridgev1b\x06proto3"
+	"\tSubscribe\x12\x1f.spotbridge.v1.SubscribeRequest\x1a .spotbridge.v1.SubscribeResponse0\x01\x12f\n" +
+	"\x11ListSubscriptions\x12'.spotbridge.v1.ListSubscriptionsRequest\x1a(.spotbridge.v1.ListSubscriptionsResponseBDZBgithub.com/spotbridge/spotbridge/gen/go/spotbridge/v1;spotbridgev1b\x06proto3"
 
 var (
 	file_spotbridge_v1_subscription_proto_rawDescOnce sync.Once
@@ -838,54 +1224,67 @@ func file_spotbridge_v1_subscription_proto_rawDescGZIP() []byte {
 	return file_spotbridge_v1_subscription_proto_rawDescData
 }
 
-var file_spotbridge_v1_subscription_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_spotbridge_v1_subscription_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_spotbridge_v1_subscription_proto_goTypes = []any{
-	(Start)(0),                    // 0: spotbridge.v1.Start
-	(GoodbyeReason)(0),            // 1: spotbridge.v1.GoodbyeReason
-	(*SubscribeRequest)(nil),      // 2: spotbridge.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),     // 3: spotbridge.v1.SubscribeResponse
-	(*Confirmation)(nil),          // 4: spotbridge.v1.Confirmation
-	(*Heartbeat)(nil),             // 5: spotbridge.v1.Heartbeat
-	(*CaughtUp)(nil),              // 6: spotbridge.v1.CaughtUp
-	(*FellBehind)(nil),            // 7: spotbridge.v1.FellBehind
-	(*Goodbye)(nil),               // 8: spotbridge.v1.Goodbye
-	(*EventFilter)(nil),           // 9: spotbridge.v1.EventFilter
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(EventView)(0),                // 11: spotbridge.v1.EventView
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*Event)(nil),                 // 13: spotbridge.v1.Event
-	(*Warning)(nil),               // 14: spotbridge.v1.Warning
+	(Start)(0),                        // 0: spotbridge.v1.Start
+	(GoodbyeReason)(0),                // 1: spotbridge.v1.GoodbyeReason
+	(SubscriptionState)(0),            // 2: spotbridge.v1.SubscriptionState
+	(*SubscribeRequest)(nil),          // 3: spotbridge.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),         // 4: spotbridge.v1.SubscribeResponse
+	(*Confirmation)(nil),              // 5: spotbridge.v1.Confirmation
+	(*Heartbeat)(nil),                 // 6: spotbridge.v1.Heartbeat
+	(*CaughtUp)(nil),                  // 7: spotbridge.v1.CaughtUp
+	(*FellBehind)(nil),                // 8: spotbridge.v1.FellBehind
+	(*Goodbye)(nil),                   // 9: spotbridge.v1.Goodbye
+	(*ListSubscriptionsRequest)(nil),  // 10: spotbridge.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 11: spotbridge.v1.ListSubscriptionsResponse
+	(*Subscription)(nil),              // 12: spotbridge.v1.Subscription
+	(*EventFilter)(nil),               // 13: spotbridge.v1.EventFilter
+	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
+	(EventView)(0),                    // 15: spotbridge.v1.EventView
+	(*durationpb.Duration)(nil),       // 16: google.protobuf.Duration
+	(*Event)(nil),                     // 17: spotbridge.v1.Event
+	(*Warning)(nil),                   // 18: spotbridge.v1.Warning
 }
 var file_spotbridge_v1_subscription_proto_depIdxs = []int32{
-	9,  // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
+	13, // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
 	0,  // 1: spotbridge.v1.SubscribeRequest.start:type_name -> spotbridge.v1.Start
-	10, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	11, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
-	12, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	4,  // 5: spotbridge.v1.SubscribeResponse.confirmation:type_name -> spotbridge.v1.Confirmation
-	13, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
-	5,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
-	6,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
-	7,  // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
-	8,  // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
-	9,  // 11: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
-	11, // 12: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
-	12, // 13: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
-	14, // 14: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
-	10, // 15: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
-	10, // 16: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
-	10, // 17: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
-	10, // 18: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
+	14, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	15, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
+	16, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	5,  // 5: spotbridge.v1.SubscribeResponse.confirmation:type_name -> spotbridge.v1.Confirmation
+	17, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
+	6,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
+	7,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
+	8,  // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
+	9,  // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
+	13, // 11: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
+	15, // 12: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
+	16, // 13: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
+	18, // 14: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
+	14, // 15: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
+	14, // 16: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
+	14, // 17: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
+	14, // 18: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
 	1,  // 19: spotbridge.v1.Goodbye.reason:type_name -> spotbridge.v1.GoodbyeReason
-	12, // 20: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
-	2,  // 21: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
-	3,  // 22: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
-	22, // [22:23] is the sub-list for method output_type
-	21, // [21:22] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 20: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
+	12, // 21: spotbridge.v1.ListSubscriptionsResponse.subscriptions:type_name -> spotbridge.v1.Subscription
+	14, // 22: spotbridge.v1.ListSubscriptionsResponse.server_time:type_name -> google.protobuf.Timestamp
+	13, // 23: spotbridge.v1.Subscription.filter:type_name -> spotbridge.v1.EventFilter
+	15, // 24: spotbridge.v1.Subscription.view:type_name -> spotbridge.v1.EventView
+	2,  // 25: spotbridge.v1.Subscription.state:type_name -> spotbridge.v1.SubscriptionState
+	14, // 26: spotbridge.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	16, // 27: spotbridge.v1.Subscription.lag:type_name -> google.protobuf.Duration
+	3,  // 28: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
+	10, // 29: spotbridge.v1.SubscriptionService.ListSubscriptions:input_type -> spotbridge.v1.ListSubscriptionsRequest
+	4,  // 30: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
+	11, // 31: spotbridge.v1.SubscriptionService.ListSubscriptions:output_type -> spotbridge.v1.ListSubscriptionsResponse
+	30, // [30:32] is the sub-list for method output_type
+	28, // [28:30] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_subscription_proto_init() }
@@ -907,8 +1306,8 @@ func file_spotbridge_v1_subscription_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spotbridge_v1_subscription_proto_rawDesc), len(file_spotbridge_v1_subscription_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
