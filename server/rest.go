@@ -133,6 +133,7 @@ func (h *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, 0, err)
 		return
 	}
+	asked := r.Header
 	r, err = h.gatewayRequest(w, r, rt, query)
 	if err != nil {
 		code := 0
@@ -146,7 +147,7 @@ func (h *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case unaryRoute:
 		h.gateway.ServeHTTP(w, r)
 	case streamRoute:
-		h.serveStream(w, r, query)
+		h.serveStream(w, r, asked, query)
 	case eventBodyRoute:
 		h.serveEventBody(w, r, params)
 	case deliveryBodyRoute:

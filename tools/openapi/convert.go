@@ -16,6 +16,7 @@ import (
 const (
 	jsonType   = "application/json"
 	ndjsonType = "application/x-ndjson"
+	sseType    = "text/event-stream"
 	bytesType  = "application/octet-stream"
 
 	// streamTitle begins the title that protoc-gen-openapiv2 gives to the answer of a server-streaming RPC.
@@ -106,9 +107,11 @@ func setAnswers(op *openapi3.Operation) error {
 				return fmt.Errorf("the lines of the stream have no %q", "result")
 			}
 			describe(answer, "One JSON object per line, each sent as soon as it is there. "+
-				"A later version may offer text/event-stream as well.")
+				"With Accept: text/event-stream the same as server-sent events: the kind of the message is the event's name, "+
+				"its cursor the id, and the data is what stands under result; Last-Event-ID wins over the start in the URL.")
 			schema.Value.Description = `One line: {"result": ...}. A stream that breaks off ends with a line {"error": ...}.`
 			answer.Content = openapi3.NewContentWithSchemaRef(schema, []string{ndjsonType})
+			answer.Content[sseType] = openapi3.NewMediaType().WithSchema(openapi3.NewStringSchema())
 		}
 	}
 	return nil

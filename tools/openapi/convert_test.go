@@ -79,20 +79,23 @@ func converted(t *testing.T) *openapi3.T {
 
 func TestAnswersHaveTheirContentTypes(t *testing.T) {
 	doc := converted(t)
-	for _, tc := range []struct{ path, want string }{
-		{"/v1/things/{thing_id}", jsonType},
-		{"/v1/things/{thing_id}/body", bytesType},
-		{"/v1/things:watch", ndjsonType},
+	for _, tc := range []struct {
+		path string
+		want []string
+	}{
+		{"/v1/things/{thing_id}", []string{jsonType}},
+		{"/v1/things/{thing_id}/body", []string{bytesType}},
+		{"/v1/things:watch", []string{ndjsonType, sseType}},
 	} {
 		t.Run(tc.path, func(t *testing.T) {
 			item := doc.Paths.Value(tc.path)
 			if item == nil {
 				t.Fatalf("no such path; there are %v", doc.Paths.InMatchingOrder())
 			}
-			for status, want := range map[string]string{"200": tc.want, "default": jsonType} {
+			for status, want := range map[string][]string{"200": tc.want, "default": {jsonType}} {
 				content := item.Get.Responses.Value(status).Value.Content
-				if got := slices.Sorted(maps.Keys(content)); !slices.Equal(got, []string{want}) {
-					t.Errorf("%s: content types %v, want %s alone", status, got, want)
+				if got := slices.Sorted(maps.Keys(content)); !slices.Equal(got, want) {
+					t.Errorf("%s: content types %v, want %v alone", status, got, want)
 				}
 			}
 			if ref := item.Get.Responses.Value("default").Value.Content[jsonType].Schema.Ref; ref != schemaRef+"Status" {
