@@ -32,6 +32,34 @@ func TestCursorsComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
+func TestCursorsInASnapshotComeBackAsTheyWere(t *testing.T) {
+	for _, c := range []bridge.Cursor{
+		{Log: someLog, InSnapshot: true}, {Log: someLog, Sequence: 3, InSnapshot: true, Snapshot: 3}, {Log: someLog, Sequence: 1, InSnapshot: true, Snapshot: math.MaxUint64},
+	} {
+		got, err := bridge.ParseCursor(c.String(), someLog)
+		if err != nil || got != c {
+			t.Errorf("%+v: %+v, %v", c, got, err)
+		}
+		raw, err := base64.RawURLEncoding.DecodeString(c.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range raw {
+			for bit := range 8 {
+				b := append([]byte(nil), raw...)
+				b[i] ^= 1 << bit
+				if _, err := bridge.ParseCursor(base64.RawURLEncoding.EncodeToString(b), someLog); reason(err) != "INVALID_CURSOR" {
+					t.Errorf("bit %d of byte %d: %v", bit, i, err)
+				}
+			}
+		}
+	}
+	beyond := bridge.Cursor{Log: someLog, Sequence: 4, InSnapshot: true, Snapshot: 3}
+	if _, err := bridge.ParseCursor(beyond.String(), someLog); reason(err) != "INVALID_CURSOR" {
+		t.Errorf("a position after the snapshot: %v", err)
+	}
+}
+
 func TestDamagedAndForeignCursorsAreTold(t *testing.T) {
 	good := bridge.Cursor{Log: someLog, Sequence: 42}.String()
 	raw, err := base64.RawURLEncoding.DecodeString(good)

@@ -17,9 +17,9 @@ type frame struct {
 }
 
 const (
-	// responseOverhead is more than what a SubscribeResponse needs around an event: a cursor of 39 bytes, two tags, two
+	// responseOverhead is more than what a SubscribeResponse needs around an event: a cursor of 50 bytes at most, two tags, two
 	// lengths.
-	responseOverhead = 64
+	responseOverhead = 80
 	// joinBelow is the size up to which a frame is copied into one piece: many small pieces cost more than the copy, which
 	// is made once for all.
 	joinBelow = 4 << 10

@@ -62,7 +62,7 @@ func (s *events) begin() {
 
 func (s *events) message(m *pb.SubscribeResponse, json []byte) error {
 	if !s.begun {
-		if c := m.GetConfirmation(); s.done && c != nil && c.GetStartSequence() >= c.GetHeadSequence() {
+		if c := m.GetConfirmation(); s.done && c != nil && c.SnapshotSequence == nil && c.GetStartSequence() >= c.GetHeadSequence() {
 			s.w.WriteHeader(http.StatusNoContent)
 			return errNothingMore
 		}

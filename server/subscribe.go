@@ -41,7 +41,7 @@ func subscribeRequest(req *pb.SubscribeRequest) (r bridge.SubscribeRequest, err 
 		return r, err
 	}
 	if !known(pb.Start_name, r.Start) {
-		return r, bridge.InvalidField("start", "is not a start; use LATEST or EARLIEST")
+		return r, bridge.InvalidField("start", "is not a start; use LATEST, EARLIEST or SNAPSHOT")
 	}
 	starts := []string{}
 	if r.Start != pb.Start_START_UNSPECIFIED {

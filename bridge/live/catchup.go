@@ -24,52 +24,76 @@ func (s *Subscription) catchUp(ctx context.Context) (done bool, err error) {
 		s.moveTo(res.Next)
 		return false, s.heartbeat()
 	}
+	if res.Next == s.pos && s.bound > s.pos {
+		return false, nil // there is more than was known
+	}
 	if res.Next == s.pos {
 		return false, s.wait(ctx, s.wake, time.Now().Add(pollHistory))
 	}
 	if len(res.Events) > 0 {
-		for i, e := range res.Events {
-			res.Events[i] = nil // sent: it need not wait for the rest of the page
-			if e.AppendTime.Before(s.notBefore) {
-				continue
-			}
-			if s.ending.Load() != 0 || ctx.Err() != nil {
-				return false, nil // run ends the stream; the position is that of what was sent
-			}
-			if err := s.send(e, nil); err != nil {
-				return false, err
-			}
+		if ended, err := s.sendPage(ctx, res.Events); ended || err != nil {
+			return false, err
 		}
-		s.h.m.events.Add(float64(len(res.Events)))
-		s.spoke()
 	}
 	s.moveTo(res.Next)
 	return false, nil
 }
 
-// page reads the next page of history when it is this subscription's turn. Next is the position when there is none.
-func (s *Subscription) page(ctx context.Context) (bridge.ScanResult, error) {
+// sendPage sends a page. ended says that the stream ends before the page did: the position is that of what was sent.
+func (s *Subscription) sendPage(ctx context.Context, events []*bridge.Encoded) (ended bool, err error) {
+	for i, e := range events {
+		events[i] = nil // sent: it need not wait for the rest of the page
+		if e.AppendTime.Before(s.notBefore) {
+			continue
+		}
+		if s.ending.Load() != 0 || ctx.Err() != nil {
+			return true, nil // run ends the stream
+		}
+		if err := s.send(e, nil); err != nil {
+			return false, err
+		}
+	}
+	s.h.m.events.Add(float64(len(events)))
+	s.spoke()
+	return false, nil
+}
+
+// inTurn calls read when it is this subscription's turn to read history, and not when the stream ends before that.
+func (s *Subscription) inTurn(ctx context.Context, read func() error) error {
 	h := s.h
 	h.catchingUp.Add(1)
 	defer h.catchingUp.Add(-1)
-	nothing := bridge.ScanResult{Next: s.pos}
-
 	turn := h.readers.enter()
 	defer h.readers.leave(turn)
 	for !admitted(turn) {
 		if err := s.wait(ctx, turn, time.Time{}); err != nil {
-			return nothing, err
+			return err
 		}
 		if s.endsNow() != 0 {
-			return nothing, nil
+			return nil
 		}
 		if s.silent() && !admitted(turn) {
 			if err := s.heartbeat(); err != nil {
-				return nothing, err
+				return err
 			}
 		}
 	}
+	return read()
+}
 
+// page reads the next page of history when it is this subscription's turn. Next is the position when there is none.
+func (s *Subscription) page(ctx context.Context) (res bridge.ScanResult, err error) {
+	res.Next = s.pos
+	err = s.inTurn(ctx, func() (err error) {
+		res, err = s.readPage(ctx)
+		return err
+	})
+	return res, err
+}
+
+func (s *Subscription) readPage(ctx context.Context) (bridge.ScanResult, error) {
+	h := s.h
+	nothing := bridge.ScanResult{Next: s.pos}
 	res, upTo := nothing, s.bound
 	if s.stop {
 		upTo = min(upTo, s.head)

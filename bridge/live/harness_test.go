@@ -252,7 +252,7 @@ func (c *client) messages() []*pb.SubscribeResponse {
 	return slices.Clone(c.got)
 }
 
-// kinds writes messages down: c confirmation, h heartbeat, u caught up, f fell behind, g goodbye, events as their sequences.
+// kinds writes messages down: c confirmation, h heartbeat, u caught up, f fell behind, g goodbye, s end of the snapshot, events as their sequences.
 func kinds(messages []*pb.SubscribeResponse) []string {
 	var out []string
 	for _, m := range messages {
@@ -269,6 +269,8 @@ func kinds(messages []*pb.SubscribeResponse) []string {
 			out = append(out, "f")
 		case *pb.SubscribeResponse_Goodbye:
 			out = append(out, "g")
+		case *pb.SubscribeResponse_SnapshotEnd:
+			out = append(out, "s")
 		}
 	}
 	return out

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -67,14 +68,20 @@ func (s *Subscription) position(ctx context.Context, b bridge.Bounds) error {
 		if err != nil {
 			return err
 		}
-		if c.Sequence > s.head {
+		// What a snapshot has yet to show may have left history meanwhile, as in one that begins now; what comes after it
+		// may not.
+		last := c.Sequence
+		if c.InSnapshot {
+			s.inSnapshot, s.snapshot, last = true, c.Snapshot, c.Snapshot
+		}
+		if last > s.head {
 			return &bridge.Error{
 				Reason: pb.ErrorReason_ERROR_REASON_CURSOR_AHEAD, Field: "after_cursor",
 				Message:  "the cursor lies beyond the head of the log; find out where it came from, since events after it may be ones that you have not seen",
 				Metadata: map[string]string{"head_cursor": bridge.Cursor{Log: b.Log, Sequence: s.head}.String()},
 			}
 		}
-		if c.Sequence < earliest(b) {
+		if last < earliest(b) {
 			return expired(b)
 		}
 		s.pos = c.Sequence
@@ -95,6 +102,8 @@ func (s *Subscription) position(ctx context.Context, b bridge.Bounds) error {
 		}
 	case r.Start == pb.Start_START_EARLIEST:
 		s.pos = earliest(b)
+	case r.Start == pb.Start_START_SNAPSHOT:
+		s.inSnapshot, s.snapshot = true, b.Watermark
 	default:
 		// The log's head, not the projection's: while a projection is built, what it comes to next is old.
 		s.pos = s.head
@@ -121,6 +130,9 @@ func (s *Subscription) confirmation() *pb.SubscribeResponse {
 		Filter: &pb.EventFilter{}, View: s.req.View, StartSequence: s.pos, HeadSequence: s.head,
 		HeartbeatInterval: durationpb.New(s.req.HeartbeatInterval), MaxMessageBytes: int32(s.req.MaxMessageBytes),
 		Warnings: s.req.Warnings, ServerTime: timestamppb.Now(),
+	}
+	if s.inSnapshot {
+		c.SnapshotSequence = proto.Uint64(s.snapshot)
 	}
 	if s.req.Filter != nil {
 		c.Filter = s.req.Filter.Message

@@ -54,6 +54,11 @@ type Subscription struct {
 	pos, head uint64
 	begin     uint64
 	stop      bool
+	// inSnapshot says that the snapshot as of this sequence is being sent, and pos is a position in it. snapshotEvents
+	// counts what was sent of it.
+	inSnapshot     bool
+	snapshot       uint64
+	snapshotEvents uint64
 	// notBefore leaves out events with an earlier append time; zero = none.
 	notBefore time.Time
 	// next is the index of the next entry of the ring; it means something while inRing is set.
@@ -172,9 +177,12 @@ func (s *Subscription) run(ctx context.Context) error {
 		}
 		var done bool
 		var err error
-		if s.inRing || s.enterRing() {
+		switch {
+		case s.inSnapshot:
+			err = s.sendSnapshot(ctx)
+		case s.inRing || s.enterRing():
 			done, err = s.follow(ctx)
-		} else {
+		default:
 			done, err = s.catchUp(ctx)
 		}
 		if err != nil || done {
@@ -387,7 +395,7 @@ func (s *Subscription) goodbye(why endReason) error {
 
 // say sends a message that is not an event, with the position.
 func (s *Subscription) say(m *pb.SubscribeResponse) error {
-	m.Cursor = bridge.Cursor{Log: s.log, Sequence: s.pos}.String()
+	m.Cursor = s.cursor(s.pos).String()
 	s.sends.Add(1)
 	err := s.to.SendMessage(m)
 	s.sends.Add(1)
@@ -401,7 +409,7 @@ func (s *Subscription) spoke() { s.heartbeatAt = time.Now().Add(jitter(s.req.Hea
 // send sends an event and moves to it.
 func (s *Subscription) send(e *bridge.Encoded, shared *bridge.Shared) error {
 	s.sends.Add(1)
-	n, err := s.to.SendEvent(e, bridge.Cursor{Log: s.log, Sequence: e.Sequence}, shared)
+	n, err := s.to.SendEvent(e, s.cursor(e.Sequence), shared)
 	s.sends.Add(1)
 	if err != nil {
 		return err
@@ -411,6 +419,15 @@ func (s *Subscription) send(e *bridge.Encoded, shared *bridge.Shared) error {
 	s.sent.bytes.Add(uint64(n))
 	s.handled.Store(e.AppendTime.UnixNano())
 	return nil
+}
+
+// cursor is the position at a sequence.
+func (s *Subscription) cursor(seq uint64) bridge.Cursor {
+	c := bridge.Cursor{Log: s.log, Sequence: seq}
+	if s.inSnapshot {
+		c.InSnapshot, c.Snapshot = true, s.snapshot
+	}
+	return c
 }
 
 func (s *Subscription) moveTo(seq uint64) {

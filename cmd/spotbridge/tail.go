@@ -62,7 +62,7 @@ was printed, so that nothing is missed between two runs.`,
 	o.filter.register(fs)
 	o.out.register(cmd)
 	fs.StringVar(&o.cursorFile, "cursor-file", "", "file that keeps the position between runs")
-	fs.StringVar(&o.start, "start", "", "where to begin without a cursor: latest (default) or earliest")
+	fs.StringVar(&o.start, "start", "", "where to begin without a cursor: latest (default), earliest, or snapshot (the latest event of each entity first)")
 	fs.StringVar(&o.after, "after", "", "resume after this cursor")
 	fs.StringVar(&o.from, "from", "", "begin at this time, or this long ago (15m)")
 	fs.StringVar(&o.view, "view", "", "parts of each event: envelope, typed, raw or full (text output needs envelope only)")
@@ -184,6 +184,8 @@ func (o *tailOptions) stream(ctx context.Context, client pb.SubscriptionServiceC
 			if req.GetStopAtHead() {
 				return true, errors.Join(errCaughtUp, o.keep(req, m.GetCursor()))
 			}
+		case *pb.SubscribeResponse_SnapshotEnd:
+			fmt.Fprintf(notices, "# end of the snapshot: %d events\n", c.SnapshotEnd.GetEventCount())
 		case *pb.SubscribeResponse_FellBehind:
 			fmt.Fprintf(notices, "# fell behind by up to %d events, reading from history\n", c.FellBehind.GetBehindEvents())
 		case *pb.SubscribeResponse_Goodbye:

@@ -35,6 +35,10 @@ const (
 	Start_START_LATEST Start = 1
 	// At the oldest event that is still held.
 	Start_START_EARLIEST Start = 2
+	// A snapshot first: of each entity the latest event that is held and matches the filter, as latest_per_entity of
+	// ListEvents chooses it, in log order; events without an entity are not part of it. Then snapshot_end, and then every
+	// event since, without gap. For a client that builds state rather than a record of what happened.
+	Start_START_SNAPSHOT Start = 3
 )
 
 // Enum value maps for Start.
@@ -43,11 +47,13 @@ var (
 		0: "START_UNSPECIFIED",
 		1: "START_LATEST",
 		2: "START_EARLIEST",
+		3: "START_SNAPSHOT",
 	}
 	Start_value = map[string]int32{
 		"START_UNSPECIFIED": 0,
 		"START_LATEST":      1,
 		"START_EARLIEST":    2,
+		"START_SNAPSHOT":    3,
 	}
 )
 
@@ -317,7 +323,8 @@ func (x *SubscribeRequest) GetMaxMessageBytes() int32 {
 type SubscribeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Position of the stream: everything at or before it was sent under this filter. Store it together with your own
-	// result, and resume after it.
+	// result, and resume after it. In the middle of a snapshot it is a position in that snapshot: resuming after it sends
+	// the rest of the same snapshot, snapshot_end, and every event since the snapshot.
 	Cursor string `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// What the message is. Ignore kinds that you do not know: new ones may be added.
 	//
@@ -329,6 +336,7 @@ type SubscribeResponse struct {
 	//	*SubscribeResponse_CaughtUp
 	//	*SubscribeResponse_FellBehind
 	//	*SubscribeResponse_Goodbye
+	//	*SubscribeResponse_SnapshotEnd
 	Content       isSubscribeResponse_Content `protobuf_oneof:"content"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -432,6 +440,15 @@ func (x *SubscribeResponse) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *SubscribeResponse) GetSnapshotEnd() *SnapshotEnd {
+	if x != nil {
+		if x, ok := x.Content.(*SubscribeResponse_SnapshotEnd); ok {
+			return x.SnapshotEnd
+		}
+	}
+	return nil
+}
+
 type isSubscribeResponse_Content interface {
 	isSubscribeResponse_Content()
 }
@@ -466,6 +483,11 @@ type SubscribeResponse_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,7,opt,name=goodbye,proto3,oneof"`
 }
 
+type SubscribeResponse_SnapshotEnd struct {
+	// The snapshot is complete: what follows are the events since.
+	SnapshotEnd *SnapshotEnd `protobuf:"bytes,8,opt,name=snapshot_end,json=snapshotEnd,proto3,oneof"`
+}
+
 func (*SubscribeResponse_Confirmation) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_Event) isSubscribeResponse_Content() {}
@@ -478,6 +500,8 @@ func (*SubscribeResponse_FellBehind) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_Goodbye) isSubscribeResponse_Content() {}
 
+func (*SubscribeResponse_SnapshotEnd) isSubscribeResponse_Content() {}
+
 // Confirmation repeats the request as the server understood it.
 type Confirmation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -485,7 +509,7 @@ type Confirmation struct {
 	Filter *EventFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// The effective view.
 	View EventView `protobuf:"varint,2,opt,name=view,proto3,enum=spotbridge.v1.EventView" json:"view,omitempty"`
-	// Sequence of the position that the stream starts after.
+	// Sequence of the position that the stream starts after; with a snapshot, its position in that.
 	StartSequence uint64 `protobuf:"varint,3,opt,name=start_sequence,json=startSequence,proto3" json:"start_sequence,omitempty"`
 	// Newest sequence of the log at the start.
 	HeadSequence uint64 `protobuf:"varint,4,opt,name=head_sequence,json=headSequence,proto3" json:"head_sequence,omitempty"`
@@ -496,9 +520,11 @@ type Confirmation struct {
 	// Things that are allowed and probably not meant.
 	Warnings []*Warning `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// The server's clock.
-	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	// Set when the stream begins with a snapshot, or the rest of one: the sequence that it shows the state as of.
+	SnapshotSequence *uint64 `protobuf:"varint,9,opt,name=snapshot_sequence,json=snapshotSequence,proto3,oneof" json:"snapshot_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Confirmation) Reset() {
@@ -587,6 +613,90 @@ func (x *Confirmation) GetServerTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Confirmation) GetSnapshotSequence() uint64 {
+	if x != nil && x.SnapshotSequence != nil {
+		return *x.SnapshotSequence
+	}
+	return 0
+}
+
+// SnapshotEnd says that the snapshot is complete. It comes once, also when nothing matched.
+//
+// Every entity of which a matching event is held has been sent. If retention deletes an entity's latest event after it was
+// sent and before the snapshot ends, an older state that is still held may have followed it; its mark is STALE (or UNKNOWN
+// where marks are not known), and exclude_stale leaves it out.
+type SnapshotEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server's clock.
+	ServerTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	// Newest sequence that is ready to be streamed.
+	HeadSequence uint64 `protobuf:"varint,2,opt,name=head_sequence,json=headSequence,proto3" json:"head_sequence,omitempty"`
+	// The snapshot shows the state as of this sequence; every matching event after it follows.
+	SnapshotSequence uint64 `protobuf:"varint,3,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"`
+	// Events of the snapshot that this stream has sent; after a resume, those of the rest.
+	EventCount    uint64 `protobuf:"varint,4,opt,name=event_count,json=eventCount,proto3" json:"event_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotEnd) Reset() {
+	*x = SnapshotEnd{}
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotEnd) ProtoMessage() {}
+
+func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
+func (*SnapshotEnd) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SnapshotEnd) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
+func (x *SnapshotEnd) GetHeadSequence() uint64 {
+	if x != nil {
+		return x.HeadSequence
+	}
+	return 0
+}
+
+func (x *SnapshotEnd) GetSnapshotSequence() uint64 {
+	if x != nil {
+		return x.SnapshotSequence
+	}
+	return 0
+}
+
+func (x *SnapshotEnd) GetEventCount() uint64 {
+	if x != nil {
+		return x.EventCount
+	}
+	return 0
+}
+
 // Heartbeat keeps an idle stream alive and its cursor moving, also when nothing matches the filter.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -600,7 +710,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +722,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +735,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{3}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Heartbeat) GetServerTime() *timestamppb.Timestamp {
@@ -655,7 +765,7 @@ type CaughtUp struct {
 
 func (x *CaughtUp) Reset() {
 	*x = CaughtUp{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +777,7 @@ func (x *CaughtUp) String() string {
 func (*CaughtUp) ProtoMessage() {}
 
 func (x *CaughtUp) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +790,7 @@ func (x *CaughtUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUp.ProtoReflect.Descriptor instead.
 func (*CaughtUp) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{4}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CaughtUp) GetServerTime() *timestamppb.Timestamp {
@@ -712,7 +822,7 @@ type FellBehind struct {
 
 func (x *FellBehind) Reset() {
 	*x = FellBehind{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +834,7 @@ func (x *FellBehind) String() string {
 func (*FellBehind) ProtoMessage() {}
 
 func (x *FellBehind) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +847,7 @@ func (x *FellBehind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FellBehind.ProtoReflect.Descriptor instead.
 func (*FellBehind) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{5}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FellBehind) GetServerTime() *timestamppb.Timestamp {
@@ -774,7 +884,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +896,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +909,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{6}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Goodbye) GetReason() GoodbyeReason {
@@ -829,7 +939,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +951,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +964,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{7}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSubscriptionsRequest) GetPageSize() int32 {
@@ -888,7 +998,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1010,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1023,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{8}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -982,7 +1092,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1104,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1117,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{9}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Subscription) GetId() uint64 {
@@ -1124,7 +1234,7 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\x12heartbeat_interval\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x1f\n" +
 	"\vclient_name\x18\b \x01(\tR\n" +
 	"clientName\x12*\n" +
-	"\x11max_message_bytes\x18\t \x01(\x05R\x0fmaxMessageBytes\"\x8b\x03\n" +
+	"\x11max_message_bytes\x18\t \x01(\x05R\x0fmaxMessageBytes\"\xcc\x03\n" +
 	"\x11SubscribeResponse\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x12A\n" +
 	"\fconfirmation\x18\x02 \x01(\v2\x1b.spotbridge.v1.ConfirmationH\x00R\fconfirmation\x12,\n" +
@@ -1133,8 +1243,9 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\tcaught_up\x18\x05 \x01(\v2\x17.spotbridge.v1.CaughtUpH\x00R\bcaughtUp\x12<\n" +
 	"\vfell_behind\x18\x06 \x01(\v2\x19.spotbridge.v1.FellBehindH\x00R\n" +
 	"fellBehind\x122\n" +
-	"\agoodbye\x18\a \x01(\v2\x16.spotbridge.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\acontent\"\xa3\x03\n" +
+	"\agoodbye\x18\a \x01(\v2\x16.spotbridge.v1.GoodbyeH\x00R\agoodbye\x12?\n" +
+	"\fsnapshot_end\x18\b \x01(\v2\x1a.spotbridge.v1.SnapshotEndH\x00R\vsnapshotEndB\t\n" +
+	"\acontent\"\xeb\x03\n" +
 	"\fConfirmation\x122\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1a.spotbridge.v1.EventFilterR\x06filter\x12,\n" +
 	"\x04view\x18\x02 \x01(\x0e2\x18.spotbridge.v1.EventViewR\x04view\x12%\n" +
@@ -1144,7 +1255,16 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\x11max_message_bytes\x18\x06 \x01(\x05R\x0fmaxMessageBytes\x122\n" +
 	"\bwarnings\x18\a \x03(\v2\x16.spotbridge.v1.WarningR\bwarnings\x12;\n" +
 	"\vserver_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"serverTime\"m\n" +
+	"serverTime\x120\n" +
+	"\x11snapshot_sequence\x18\t \x01(\x04H\x00R\x10snapshotSequence\x88\x01\x01B\x14\n" +
+	"\x12_snapshot_sequence\"\xbd\x01\n" +
+	"\vSnapshotEnd\x12;\n" +
+	"\vserver_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\x12#\n" +
+	"\rhead_sequence\x18\x02 \x01(\x04R\fheadSequence\x12+\n" +
+	"\x11snapshot_sequence\x18\x03 \x01(\x04R\x10snapshotSequence\x12\x1f\n" +
+	"\vevent_count\x18\x04 \x01(\x04R\n" +
+	"eventCount\"m\n" +
 	"\tHeartbeat\x12;\n" +
 	"\vserver_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x12#\n" +
@@ -1193,11 +1313,12 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\vevents_sent\x18\r \x01(\x04R\n" +
 	"eventsSent\x12\x1d\n" +
 	"\n" +
-	"bytes_sent\x18\x0e \x01(\x04R\tbytesSent*D\n" +
+	"bytes_sent\x18\x0e \x01(\x04R\tbytesSent*X\n" +
 	"\x05Start\x12\x15\n" +
 	"\x11START_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTART_LATEST\x10\x01\x12\x12\n" +
-	"\x0eSTART_EARLIEST\x10\x02*\x87\x01\n" +
+	"\x0eSTART_EARLIEST\x10\x02\x12\x12\n" +
+	"\x0eSTART_SNAPSHOT\x10\x03*\x87\x01\n" +
 	"\rGoodbyeReason\x12\x1e\n" +
 	"\x1aGOODBYE_REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14GOODBYE_REASON_DRAIN\x10\x01\x12\x1a\n" +
@@ -1225,7 +1346,7 @@ func file_spotbridge_v1_subscription_proto_rawDescGZIP() []byte {
 }
 
 var file_spotbridge_v1_subscription_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_spotbridge_v1_subscription_proto_goTypes = []any{
 	(Start)(0),                        // 0: spotbridge.v1.Start
 	(GoodbyeReason)(0),                // 1: spotbridge.v1.GoodbyeReason
@@ -1233,58 +1354,61 @@ var file_spotbridge_v1_subscription_proto_goTypes = []any{
 	(*SubscribeRequest)(nil),          // 3: spotbridge.v1.SubscribeRequest
 	(*SubscribeResponse)(nil),         // 4: spotbridge.v1.SubscribeResponse
 	(*Confirmation)(nil),              // 5: spotbridge.v1.Confirmation
-	(*Heartbeat)(nil),                 // 6: spotbridge.v1.Heartbeat
-	(*CaughtUp)(nil),                  // 7: spotbridge.v1.CaughtUp
-	(*FellBehind)(nil),                // 8: spotbridge.v1.FellBehind
-	(*Goodbye)(nil),                   // 9: spotbridge.v1.Goodbye
-	(*ListSubscriptionsRequest)(nil),  // 10: spotbridge.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil), // 11: spotbridge.v1.ListSubscriptionsResponse
-	(*Subscription)(nil),              // 12: spotbridge.v1.Subscription
-	(*EventFilter)(nil),               // 13: spotbridge.v1.EventFilter
-	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
-	(EventView)(0),                    // 15: spotbridge.v1.EventView
-	(*durationpb.Duration)(nil),       // 16: google.protobuf.Duration
-	(*Event)(nil),                     // 17: spotbridge.v1.Event
-	(*Warning)(nil),                   // 18: spotbridge.v1.Warning
+	(*SnapshotEnd)(nil),               // 6: spotbridge.v1.SnapshotEnd
+	(*Heartbeat)(nil),                 // 7: spotbridge.v1.Heartbeat
+	(*CaughtUp)(nil),                  // 8: spotbridge.v1.CaughtUp
+	(*FellBehind)(nil),                // 9: spotbridge.v1.FellBehind
+	(*Goodbye)(nil),                   // 10: spotbridge.v1.Goodbye
+	(*ListSubscriptionsRequest)(nil),  // 11: spotbridge.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 12: spotbridge.v1.ListSubscriptionsResponse
+	(*Subscription)(nil),              // 13: spotbridge.v1.Subscription
+	(*EventFilter)(nil),               // 14: spotbridge.v1.EventFilter
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(EventView)(0),                    // 16: spotbridge.v1.EventView
+	(*durationpb.Duration)(nil),       // 17: google.protobuf.Duration
+	(*Event)(nil),                     // 18: spotbridge.v1.Event
+	(*Warning)(nil),                   // 19: spotbridge.v1.Warning
 }
 var file_spotbridge_v1_subscription_proto_depIdxs = []int32{
-	13, // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
+	14, // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
 	0,  // 1: spotbridge.v1.SubscribeRequest.start:type_name -> spotbridge.v1.Start
-	14, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	15, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
-	16, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	15, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	16, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
+	17, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
 	5,  // 5: spotbridge.v1.SubscribeResponse.confirmation:type_name -> spotbridge.v1.Confirmation
-	17, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
-	6,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
-	7,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
-	8,  // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
-	9,  // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
-	13, // 11: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
-	15, // 12: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
-	16, // 13: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
-	18, // 14: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
-	14, // 15: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
-	14, // 16: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
-	14, // 17: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
-	14, // 18: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 19: spotbridge.v1.Goodbye.reason:type_name -> spotbridge.v1.GoodbyeReason
-	16, // 20: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
-	12, // 21: spotbridge.v1.ListSubscriptionsResponse.subscriptions:type_name -> spotbridge.v1.Subscription
-	14, // 22: spotbridge.v1.ListSubscriptionsResponse.server_time:type_name -> google.protobuf.Timestamp
-	13, // 23: spotbridge.v1.Subscription.filter:type_name -> spotbridge.v1.EventFilter
-	15, // 24: spotbridge.v1.Subscription.view:type_name -> spotbridge.v1.EventView
-	2,  // 25: spotbridge.v1.Subscription.state:type_name -> spotbridge.v1.SubscriptionState
-	14, // 26: spotbridge.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	16, // 27: spotbridge.v1.Subscription.lag:type_name -> google.protobuf.Duration
-	3,  // 28: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
-	10, // 29: spotbridge.v1.SubscriptionService.ListSubscriptions:input_type -> spotbridge.v1.ListSubscriptionsRequest
-	4,  // 30: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
-	11, // 31: spotbridge.v1.SubscriptionService.ListSubscriptions:output_type -> spotbridge.v1.ListSubscriptionsResponse
-	30, // [30:32] is the sub-list for method output_type
-	28, // [28:30] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	18, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
+	7,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
+	8,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
+	9,  // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
+	10, // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
+	6,  // 11: spotbridge.v1.SubscribeResponse.snapshot_end:type_name -> spotbridge.v1.SnapshotEnd
+	14, // 12: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
+	16, // 13: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
+	17, // 14: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
+	19, // 15: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
+	15, // 16: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
+	15, // 17: spotbridge.v1.SnapshotEnd.server_time:type_name -> google.protobuf.Timestamp
+	15, // 18: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
+	15, // 19: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
+	15, // 20: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 21: spotbridge.v1.Goodbye.reason:type_name -> spotbridge.v1.GoodbyeReason
+	17, // 22: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
+	13, // 23: spotbridge.v1.ListSubscriptionsResponse.subscriptions:type_name -> spotbridge.v1.Subscription
+	15, // 24: spotbridge.v1.ListSubscriptionsResponse.server_time:type_name -> google.protobuf.Timestamp
+	14, // 25: spotbridge.v1.Subscription.filter:type_name -> spotbridge.v1.EventFilter
+	16, // 26: spotbridge.v1.Subscription.view:type_name -> spotbridge.v1.EventView
+	2,  // 27: spotbridge.v1.Subscription.state:type_name -> spotbridge.v1.SubscriptionState
+	15, // 28: spotbridge.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	17, // 29: spotbridge.v1.Subscription.lag:type_name -> google.protobuf.Duration
+	3,  // 30: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
+	11, // 31: spotbridge.v1.SubscriptionService.ListSubscriptions:input_type -> spotbridge.v1.ListSubscriptionsRequest
+	4,  // 32: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
+	12, // 33: spotbridge.v1.SubscriptionService.ListSubscriptions:output_type -> spotbridge.v1.ListSubscriptionsResponse
+	32, // [32:34] is the sub-list for method output_type
+	30, // [30:32] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_subscription_proto_init() }
@@ -1300,14 +1424,16 @@ func file_spotbridge_v1_subscription_proto_init() {
 		(*SubscribeResponse_CaughtUp)(nil),
 		(*SubscribeResponse_FellBehind)(nil),
 		(*SubscribeResponse_Goodbye)(nil),
+		(*SubscribeResponse_SnapshotEnd)(nil),
 	}
+	file_spotbridge_v1_subscription_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spotbridge_v1_subscription_proto_rawDesc), len(file_spotbridge_v1_subscription_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
