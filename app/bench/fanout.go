@@ -36,6 +36,8 @@ func (n nothing) Scan(_ context.Context, r bridge.ScanRequest) (bridge.ScanResul
 
 type noDeliveries struct{ bridge.Deliveries }
 
+type noDrift struct{ bridge.DriftReader }
+
 // fanout: events to many subscribers at the full rate, beside static bytes over grpc-go to as many.
 func (b *bench) fanout(ctx context.Context) error {
 	for _, size := range []int{1 << 10, 20 << 10} {
@@ -143,7 +145,7 @@ func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
 	var sequence atomic.Uint64
 	none := nothing{hub: sequence.Load}
 	hub := live.New(live.Config{History: none, Head: sequence.Load, RingEvents: 8 * window, RingBytes: 1 << 30})
-	srv, err := server.New(server.Config{Hub: hub, History: none, Deliveries: noDeliveries{}})
+	srv, err := server.New(server.Config{Hub: hub, History: none, Deliveries: noDeliveries{}, Drift: noDrift{}})
 	if err != nil {
 		return sample{}, err
 	}
