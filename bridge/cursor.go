@@ -38,7 +38,10 @@ type Cursor struct {
 }
 
 // String returns the cursor as clients get it.
-func (c Cursor) String() string {
+func (c Cursor) String() string { return string(c.Append(nil)) }
+
+// Append appends the cursor as clients get it.
+func (c Cursor) Append(dst []byte) []byte {
 	var array [snapshotSize]byte
 	b := append(array[:0], cursorVersion)
 	b = append(b, c.Log[:]...)
@@ -48,7 +51,7 @@ func (c Cursor) String() string {
 		b = binary.BigEndian.AppendUint64(b, c.Snapshot)
 	}
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-	return base64.RawURLEncoding.EncodeToString(b)
+	return base64.RawURLEncoding.AppendEncode(dst, b)
 }
 
 // ParseCursor reads a cursor of the given log.

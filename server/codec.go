@@ -14,6 +14,8 @@ import (
 type frame struct {
 	parts mem.BufferSlice
 	size  int
+	// one is where parts lies when there is one.
+	one [1]mem.Buffer
 }
 
 const (
@@ -30,8 +32,9 @@ func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit 
 	var partsArray [4][]byte
 	var headArray [responseOverhead]byte
 	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
+	var cursorArray [responseOverhead]byte
 	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
-	head = protowire.AppendString(head, cursor.String())
+	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
 	head = protowire.AppendTag(head, 3, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
 	f := &frame{size: len(head) + size}
@@ -47,7 +50,8 @@ func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit 
 	for _, p := range parts {
 		one = append(one, p...)
 	}
-	f.parts = mem.BufferSlice{mem.SliceBuffer(one)}
+	f.one[0] = mem.SliceBuffer(one)
+	f.parts = f.one[:]
 	return f
 }
 
