@@ -37,7 +37,7 @@ func (b *bench) add(r row) {
 
 func main() {
 	var b bench
-	only := flag.String("only", "", "comma-separated parts: ingest, latency, fanout, replay, groups, history, convert; empty = all")
+	only := flag.String("only", "", "comma-separated parts: ingest, latency, fanout, steady, replay, groups, history, convert; empty = all")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of baseline and bridge")
 	flag.DurationVar(&b.duration, "duration", 2*time.Second, "length of one measurement")
 	flag.IntVar(&b.events, "events", 1_000_000, "events in the history part")
@@ -79,7 +79,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"ingest", b.ingest}, {"latency", b.latency}, {"fanout", b.fanout}, {"replay", b.replay}, {"groups", b.groups}, {"history", b.history}, {"convert", b.convert},
+		{"ingest", b.ingest}, {"latency", b.latency}, {"fanout", b.fanout}, {"steady", b.steady}, {"replay", b.replay}, {"groups", b.groups}, {"history", b.history}, {"convert", b.convert},
 	}
 	for _, p := range parts {
 		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spotbridge/spotbridge/bridge"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -41,16 +42,26 @@ func (b *bench) replay(ctx context.Context) error {
 	if err := fillStream(ctx, base, body); err != nil {
 		return err
 	}
+	earliest := &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST}
+	cursor, err := firstCursor(ctx, br)
+	if err != nil {
+		return err
+	}
 	for _, q := range []struct {
 		name, subject, goal string
+		from                *pb.SubscribeRequest
 		filter              *pb.EventFilter
 		want                int
 	}{
-		{"all (one ordered consumer relayed)", "bench.>", ">= 0.5", nil, replayEvents},
-		{"1 in 60 (filtered JetStream consumer)", "bench.op.0", ">= 5", &pb.EventFilter{Operations: []string{"OP_0"}}, replayEvents / 60},
+		{"all (one ordered consumer relayed)", "bench.>", ">= 0.5", earliest, nil, replayEvents},
+		{"all, from a time (the same)", "bench.>", ">= 0.5", &pb.SubscribeRequest{FromTime: timestamppb.New(time.Now().Add(-time.Hour))}, nil, replayEvents},
+		{"all, from a cursor (the same)", "bench.>", ">= 0.5", &pb.SubscribeRequest{AfterCursor: cursor}, nil, replayEvents},
+		{"1 in 60 (filtered JetStream consumer)", "bench.op.0", ">= 5", earliest, &pb.EventFilter{Operations: []string{"OP_0"}}, replayEvents / 60},
 	} {
 		viaBridge := func() (sample, error) {
-			return timeReplay(ctx, br.GRPCAddr(), &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST, StopAtHead: true, View: pb.EventView_EVENT_VIEW_RAW, Filter: q.filter}, q.want)
+			req := &pb.SubscribeRequest{Start: q.from.GetStart(), AfterCursor: q.from.GetAfterCursor(), FromTime: q.from.GetFromTime()}
+			req.StopAtHead, req.View, req.Filter = true, pb.EventView_EVENT_VIEW_RAW, q.filter
+			return timeReplay(ctx, br.GRPCAddr(), req, q.want)
 		}
 		relay := func() (sample, error) {
 			addr, stop, err := serveRaw(func(stream grpc.ServerStream) error { return relayConsumer(ctx, base, q.subject, q.want, stream) })
@@ -67,6 +78,18 @@ func (b *bench) replay(ctx context.Context) error {
 		b.add(row{"replay of 20 KB events: " + q.name, fmt.Sprintf("%.0f/s", x.rate), fmt.Sprintf("%.0f/s", y.rate), fmt.Sprintf("%.2f", ratio), q.goal})
 	}
 	return nil
+}
+
+// firstCursor returns the cursor before the first event.
+func firstCursor(ctx context.Context, br *bridgeProcess) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := pb.NewSubscriptionServiceClient(br.conn).Subscribe(ctx, &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST})
+	if err != nil {
+		return "", err
+	}
+	m, err := stream.Recv()
+	return m.GetCursor(), err
 }
 
 // relayConsumer is the baseline: an ordered consumer whose messages go straight into the stream.
