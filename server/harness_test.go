@@ -109,6 +109,15 @@ func (h *history) List(_ context.Context, r bridge.ListRequest) (bridge.ListResu
 	if !r.OldestFirst {
 		slices.Reverse(events)
 	}
+	if r.LatestPerEntity { // here the last in the log
+		last := map[string]uint64{}
+		for _, e := range h.events {
+			if e.EntityID != "" && e.Sequence <= out.Snapshot && r.Filter.Match(&e.Meta) {
+				last[e.EntityID] = e.Sequence
+			}
+		}
+		events = slices.DeleteFunc(events, func(e *bridge.Encoded) bool { return last[e.EntityID] != e.Sequence })
+	}
 	size := 0
 	for _, e := range events {
 		past := r.Resume != 0 && (r.OldestFirst && e.Sequence <= r.Resume || !r.OldestFirst && e.Sequence >= r.Resume)

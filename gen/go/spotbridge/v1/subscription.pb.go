@@ -198,7 +198,8 @@ func (SubscriptionState) EnumDescriptor() ([]byte, []int) {
 	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{2}
 }
 
-// SubscribeRequest says what to stream and from where. At most one of start, after_cursor and from_time may be given.
+// SubscribeRequest says what to stream and from where. At most one of start, after_cursor and from_time may be given;
+// Last-Event-ID of server-sent events wins over all of them.
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which events. Unset = all.

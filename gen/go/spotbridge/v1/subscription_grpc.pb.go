@@ -37,9 +37,11 @@ type SubscriptionServiceClient interface {
 	// The stream ends with OK after goodbye (resume with the last cursor), or, with stop_at_head, after caught_up. A slow
 	// reader is never skipped: it is told fell_behind, served from history, and told caught_up when it is live again.
 	//
+	// Over REST: lines of JSON, or with Accept: text/event-stream server-sent events whose ids are the cursors.
+	//
 	// Errors (reasons in ErrorReason): INVALID_ARGUMENT INVALID_FILTER, INVALID_CURSOR, CURSOR_FOREIGN, CURSOR_AHEAD,
-	// INVALID_FIELD; OUT_OF_RANGE CURSOR_EXPIRED; RESOURCE_EXHAUSTED SLOW_CONSUMER (resume with the cursor);
-	// UNAVAILABLE DRAINING or STARTING (retry with backoff).
+	// INVALID_FIELD; OUT_OF_RANGE CURSOR_EXPIRED; RESOURCE_EXHAUSTED SLOW_CONSUMER (resume with the cursor) or
+	// TOO_MANY_STREAMS; UNAVAILABLE DRAINING, STARTING or HISTORY_UNAVAILABLE (retry with backoff).
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeResponse], error)
 	// Returns a page of the subscriptions that this replica serves now, oldest first: who is connected, with what filter,
 	// and how far each one is behind. Streams over REST are among them.
@@ -96,9 +98,11 @@ type SubscriptionServiceServer interface {
 	// The stream ends with OK after goodbye (resume with the last cursor), or, with stop_at_head, after caught_up. A slow
 	// reader is never skipped: it is told fell_behind, served from history, and told caught_up when it is live again.
 	//
+	// Over REST: lines of JSON, or with Accept: text/event-stream server-sent events whose ids are the cursors.
+	//
 	// Errors (reasons in ErrorReason): INVALID_ARGUMENT INVALID_FILTER, INVALID_CURSOR, CURSOR_FOREIGN, CURSOR_AHEAD,
-	// INVALID_FIELD; OUT_OF_RANGE CURSOR_EXPIRED; RESOURCE_EXHAUSTED SLOW_CONSUMER (resume with the cursor);
-	// UNAVAILABLE DRAINING or STARTING (retry with backoff).
+	// INVALID_FIELD; OUT_OF_RANGE CURSOR_EXPIRED; RESOURCE_EXHAUSTED SLOW_CONSUMER (resume with the cursor) or
+	// TOO_MANY_STREAMS; UNAVAILABLE DRAINING, STARTING or HISTORY_UNAVAILABLE (retry with backoff).
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[SubscribeResponse]) error
 	// Returns a page of the subscriptions that this replica serves now, oldest first: who is connected, with what filter,
 	// and how far each one is behind. Streams over REST are among them.
