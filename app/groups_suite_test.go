@@ -915,6 +915,7 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 			{&pb.CreateConsumerGroupRequest{Group: "h", AckDeadline: durationpb.New(time.Millisecond)}, "INVALID_FIELD"},
 			{&pb.CreateConsumerGroupRequest{Group: "h", AckDeadline: seconds(601)}, "INVALID_FIELD"},
 			{&pb.CreateConsumerGroupRequest{Group: "h", MaxDeliveries: -1}, "INVALID_FIELD"},
+			{&pb.CreateConsumerGroupRequest{Group: "h", Start: pb.Start_START_SNAPSHOT}, "INVALID_FIELD"},
 			{&pb.CreateConsumerGroupRequest{Group: "h", View: 99}, "INVALID_FIELD"},
 			{&pb.CreateConsumerGroupRequest{Group: "h", Start: earliest, AfterCursor: "x"}, "INVALID_FIELD"},
 			{&pb.CreateConsumerGroupRequest{Group: "h", AfterCursor: "x"}, "INVALID_CURSOR"},

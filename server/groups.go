@@ -64,8 +64,8 @@ func checkMaxDeliveries(n int32) (int, error) {
 
 func checkPosition(start pb.Start, after string, from *timestamppb.Timestamp) (at bridge.GroupPosition, given int, err error) {
 	at = bridge.GroupPosition{Start: start, AfterCursor: after}
-	if !known(pb.Start_name, start) {
-		return at, 0, bridge.InvalidField("start", "is not a start; use LATEST or EARLIEST")
+	if !known(pb.Start_name, start) || start == pb.Start_START_SNAPSHOT {
+		return at, 0, bridge.InvalidField("start", "is not where a group may begin; use LATEST or EARLIEST")
 	}
 	names := []string{}
 	if start != pb.Start_START_UNSPECIFIED {
