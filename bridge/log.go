@@ -97,7 +97,7 @@ type FollowOptions struct {
 	// Linger is the shortest time between two batches that are not full: under load entries gather, so that what a batch
 	// costs is shared. An entry that comes later than that after the last batch does not wait.
 	Linger time.Duration
-	// LoadedLinger is what it grows to under load, by a millisecond for each entry of the last batch; 0 = it does not grow.
+	// LoadedLinger is what it grows to under load, by a millisecond for each entry of the last batch but two; 0 = it does not grow.
 	LoadedLinger time.Duration
 }
 

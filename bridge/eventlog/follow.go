@@ -18,6 +18,7 @@ const (
 	pullMessages   = 512      // asked for ahead
 	pullBytes      = 16 << 20 // likewise, in bytes
 	lingerPerEntry = time.Millisecond
+	smallBatch     = 2 // entries that are no load
 	followRetryMin = 100 * time.Millisecond
 	followRetryMax = 5 * time.Second
 )
@@ -75,7 +76,7 @@ func (p *pace) gather() time.Time { return p.last.Add(p.linger) }
 
 func (p *pace) took(batch []*bridge.Entry) {
 	p.last = time.Now()
-	p.linger = max(p.opts.Linger, min(p.opts.Linger+time.Duration(len(batch))*lingerPerEntry, p.opts.LoadedLinger))
+	p.linger = max(p.opts.Linger, min(p.opts.Linger+time.Duration(max(len(batch)-smallBatch, 0))*lingerPerEntry, p.opts.LoadedLinger))
 }
 
 // handleError marks what handle returned.

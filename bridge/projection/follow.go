@@ -13,7 +13,7 @@ const (
 	// pollEvery is how often the log is asked for its head and floor, and retention runs.
 	pollEvery = 15 * time.Second
 	// followLinger shares a transaction's cost among the entries of a few milliseconds: it is the time that an event may
-	// wait for others. At 500 a second it becomes 8 ms, from about 1,000 on loadedLinger.
+	// wait for others. Above 500 a second it grows, to loadedLinger from about 1,000 on.
 	followLinger = 4 * time.Millisecond
 	loadedLinger = 100 * time.Millisecond
 	// damageEvery is how often damage that readers find leads to a rebuild at most.
