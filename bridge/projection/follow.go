@@ -14,7 +14,7 @@ const (
 	pollEvery = 15 * time.Second
 	// followLinger shares a transaction's cost among the entries of a few milliseconds: it is the time that an event may
 	// wait for others. Above 500 a second it grows, to loadedLinger from about 1,000 on.
-	followLinger = 4 * time.Millisecond
+	followLinger = 2 * time.Millisecond
 	loadedLinger = 100 * time.Millisecond
 	// damageEvery is how often damage that readers find leads to a rebuild at most.
 	damageEvery = time.Hour
