@@ -34,21 +34,30 @@ const (
 )
 
 // Append stores the entry. See bridge.Appender.
-func (l *Log) Append(ctx context.Context, e *bridge.Entry) (bridge.Appended, error) {
+func (l *Log) Append(ctx context.Context, e *bridge.Entry) (a bridge.Appended, err error) {
 	start := time.Now()
-	ack, err := l.appJS.PublishMsg(ctx, message(e, start))
+	if l.journal != nil {
+		a, err = l.journal.append(ctx, e)
+	} else {
+		a, err = l.publish(ctx, e, start)
+	}
 	if err != nil {
 		l.metrics.appendErrors.Inc()
-		if l.tail != nil { // it may be stored; a follower must not wait for another append to see it
-			l.checks.Go(func() { l.checkTail(l.life) })
-		}
 		return bridge.Appended{}, unavailable(ctx, fmt.Errorf("append %s: %w", e.EventID, err))
 	}
 	l.metrics.appendSeconds.Observe(time.Since(start).Seconds())
+	return a, nil
+}
+
+// publish puts the entry into the stream of an external server.
+func (l *Log) publish(ctx context.Context, e *bridge.Entry, now time.Time) (bridge.Appended, error) {
+	m := message(e)
+	setAppendTime(m.Header, now)
+	ack, err := l.appJS.PublishMsg(ctx, m)
+	if err != nil {
+		return bridge.Appended{}, err
+	}
 	if !ack.Duplicate {
-		if l.tail != nil {
-			l.tail.put(asRead(e, ack.Sequence, start))
-		}
 		return bridge.Appended{Sequence: ack.Sequence}, nil
 	}
 	first, err := l.Get(ctx, ack.Sequence)
@@ -56,18 +65,22 @@ func (l *Log) Append(ctx context.Context, e *bridge.Entry) (bridge.Appended, err
 		return bridge.Appended{}, err
 	}
 	if first == nil {
-		return bridge.Appended{}, unavailable(ctx, fmt.Errorf("append %s: the log calls it a duplicate of %d and no longer holds that", e.EventID, ack.Sequence))
+		return bridge.Appended{}, fmt.Errorf("the log calls it a duplicate of %d and no longer holds that", ack.Sequence)
 	}
 	return bridge.Appended{Sequence: ack.Sequence, Duplicate: true, FirstHash: first.BodyHash}, nil
 }
 
-func message(e *bridge.Entry, now time.Time) *nats.Msg {
+func setAppendTime(h nats.Header, t time.Time) {
+	h[hdrAppendTime] = []string{strconv.FormatInt(t.UnixNano(), 10)}
+}
+
+// message makes a log message of an entry, but for the time of appending.
+func message(e *bridge.Entry) *nats.Msg {
 	h := nats.Header{
 		hdrEventID:     {e.EventID},
 		hdrSource:      {e.Source},
 		hdrWebhookID:   {e.WebhookID},
 		hdrReceiveTime: {strconv.FormatInt(e.ReceiveTime.UnixNano(), 10)},
-		hdrAppendTime:  {strconv.FormatInt(now.UnixNano(), 10)},
 		hdrBodyHash:    {hex.EncodeToString(e.BodyHash[:])},
 	}
 	m := &nats.Msg{Header: h, Data: e.Body}
@@ -130,6 +143,11 @@ func entry(subject string, h nats.Header, data []byte, sequence uint64, t time.T
 
 // Get returns one entry. See bridge.Reader.
 func (l *Log) Get(ctx context.Context, sequence uint64) (*bridge.Entry, error) {
+	if l.journal != nil {
+		if e := l.journal.get(sequence); e != nil {
+			return e, nil
+		}
+	}
 	m, err := l.stream.GetMsg(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -60,6 +59,9 @@ type Config struct {
 	// DedupWindow overrides the stream's message-id window; 0 = DedupWindow. For tests.
 	DedupWindow time.Duration
 
+	// openJournalFile overrides how files of the journal are opened. For tests.
+	openJournalFile func(path string) (journalFile, error)
+
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -75,10 +77,8 @@ type Log struct {
 	stream  jetstream.Stream
 	id      bridge.LogID
 	space   *spaceMonitor // nil when external
-	tail    *tail         // nil when external: others append there too
-	life    context.Context
-	end     context.CancelFunc
-	checks  sync.WaitGroup
+	journal *journal      // nil when external: the server has its own way to be durable, and others append there too
+	tail    *tail         // nil when external
 	metrics *metrics
 }
 
@@ -97,8 +97,10 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 	if cfg.FreeSpace == nil {
 		cfg.FreeSpace = diskSpace
 	}
+	if cfg.openJournalFile == nil {
+		cfg.openJournalFile = openJournalFile
+	}
 	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Registerer)}
-	l.life, l.end = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -128,13 +130,25 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		return nil, err
 	}
 	if l.ns != nil {
-		state, err := l.State(ctx)
-		if err != nil {
+		if err := l.openJournal(ctx); err != nil {
 			return nil, err
 		}
-		l.tail = newTail(state.Head)
 	}
 	return l, nil
+}
+
+func (l *Log) openJournal(ctx context.Context) (err error) {
+	t := newTail()
+	l.journal, err = openJournal(ctx, journalConfig{
+		dir: filepath.Join(l.cfg.Dir, "journal"), id: l.id, largest: int(l.cfg.MaxBody) + headerRoom, dedup: l.cfg.DedupWindow,
+		logger: l.cfg.Logger, metrics: l.metrics, stream: logStream{l}, confirm: t.put, open: l.cfg.openJournalFile,
+	})
+	if err != nil {
+		return err
+	}
+	t.begin(l.journal.head())
+	l.tail = t
+	return nil
 }
 
 func (l *Log) connect(role string) (*nats.Conn, error) {
@@ -260,6 +274,7 @@ func (l *Log) streamConfig(have jetstream.StreamConfig) (jetstream.StreamConfig,
 	}
 	cfg.Compression = jetstream.S2Compression
 	cfg.AllowDirect = true
+	cfg.AllowAtomicPublish = have.AllowAtomicPublish || l.ns != nil // the journal's pump
 	cfg.Metadata = meta
 	return cfg, nil
 }
@@ -289,6 +304,11 @@ func (l *Log) Healthy() error {
 			return err
 		}
 	}
+	if l.journal != nil {
+		if err := l.journal.health(); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+	}
 	if l.ns != nil && !l.ns.JetStreamEnabled() {
 		return errors.New("log: the embedded JetStream has shut itself down, most likely for want of disk space; free some and restart")
 	}
@@ -309,13 +329,17 @@ func (l *Log) State(ctx context.Context) (bridge.LogState, error) {
 	if s.Msgs == 0 {
 		st.Floor, st.FloorTime, st.HeadTime = s.LastSeq+1, time.Time{}, time.Time{}
 	}
+	if l.journal != nil {
+		l.journal.addTo(&st)
+	}
 	return st, nil
 }
 
 // Close ends the connections and stops the embedded server. Appends and reads must have ended.
 func (l *Log) Close() {
-	l.end()
-	l.checks.Wait()
+	if l.journal != nil {
+		l.journal.close()
+	}
 	if l.append != nil {
 		l.append.Close()
 	}

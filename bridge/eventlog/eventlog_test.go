@@ -109,13 +109,13 @@ func TestTheOldestEntriesGoFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	l.Close() // while it is open, it may hand out the newest entries longer than it holds them
+	l = open()
+	defer l.Close()
 	st, err := l.State(t.Context())
 	if err != nil || st.Floor < 10 || st.Head != 20 {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	l.Close() // while it is open, it may hand out the newest entries longer than it holds them
-	l = open()
-	defer l.Close()
 	if got := bridgetest.Follow(t, l, 0, 1, bridge.FollowOptions{}); got[0].Sequence != st.Floor {
 		t.Fatalf("first entry %d, floor %d", got[0].Sequence, st.Floor)
 	}

@@ -31,8 +31,9 @@ const (
 )
 
 func letterMessage(subject, id string, l *bridge.StoredLetter) *nats.Msg {
-	m := message(l.Entry, l.Entry.AppendTime)
+	m := message(l.Entry)
 	h := m.Header
+	setAppendTime(h, l.Entry.AppendTime)
 	h.Set(hdrSubject, m.Subject)
 	h.Set(hdrID, id)
 	h.Set(hdrSequence, strconv.FormatUint(l.Entry.Sequence, 10))

@@ -6,7 +6,9 @@ type metrics struct {
 	appendSeconds  prometheus.Histogram
 	appendErrors   prometheus.Counter
 	followRestarts prometheus.Counter
-	tailRestarts   prometheus.Counter
+	commitEntries  prometheus.Histogram
+	backlog        prometheus.Gauge
+	pumpErrors     prometheus.Counter
 	freeBytes      prometheus.Gauge
 }
 
@@ -25,9 +27,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "spotbridge_eventlog_follow_restarts_total",
 			Help: "Interruptions of reading the log.",
 		}),
-		tailRestarts: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "spotbridge_eventlog_tail_restarts_total",
-			Help: "Appends that were stored without an answer, so that followers read them back from the log.",
+		commitEntries: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "spotbridge_eventlog_commit_entries",
+			Help:    "Entries that one sync of the journal made durable.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+		backlog: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "spotbridge_eventlog_journal_backlog_entries",
+			Help: "Entries that are durable in the journal and not in the stream yet. Consumer groups see them when they are.",
+		}),
+		pumpErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "spotbridge_eventlog_journal_retries_total",
+			Help: "Attempts to put entries of the journal into the stream that failed and are repeated.",
 		}),
 		freeBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "spotbridge_eventlog_disk_free_bytes",
@@ -35,7 +46,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.appendSeconds, m.appendErrors, m.followRestarts, m.tailRestarts, m.freeBytes)
+		reg.MustRegister(m.appendSeconds, m.appendErrors, m.followRestarts, m.commitEntries, m.backlog, m.pumpErrors, m.freeBytes)
 	}
 	return m
 }
