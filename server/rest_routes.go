@@ -101,6 +101,9 @@ func verb(segment string) string {
 	return v
 }
 
+// hasVerb reports whether a verb follows the variable that the path ends with.
+func (rt *route) hasVerb() bool { return verb(rt.segments[len(rt.segments)-1]) != "" }
+
 // match returns the values of the path's variables.
 func (rt *route) match(segments []string) (map[string]string, bool) {
 	if len(segments) != len(rt.segments) {
@@ -128,16 +131,21 @@ func (rt *route) match(segments []string) (map[string]string, bool) {
 	return params, true
 }
 
-// find returns the route of a request with the variables of its path, or the methods that the path has.
+// find returns the route of a request with the variables of its path, or the methods that the path has. Where the path
+// ends with the verb of a route, those without one do not count: /v1/groups/a:pause is not a group of the name a:pause.
 func (h *rest) find(r *http.Request) (rt *route, params map[string]string, allow []string) {
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), "/")
 	if !ok {
 		return nil, nil, nil
 	}
 	segments := strings.Split(path, "/")
+	withVerb := slices.ContainsFunc(h.routes, func(rt *route) bool {
+		_, ok := rt.match(segments)
+		return ok && rt.hasVerb()
+	})
 	for _, rt := range h.routes {
 		params, ok := rt.match(segments)
-		if !ok {
+		if !ok || withVerb && !rt.hasVerb() {
 			continue
 		}
 		// The server leaves the body of an answer to HEAD out by itself.

@@ -279,6 +279,13 @@ func TestRESTMethods(t *testing.T) {
 		{"POST", "/v1/deliveries/d1", "GET, HEAD"},
 		{"POST", "/openapi.json", "GET, HEAD"},
 		{"FOO", "/v1/eventTypes", "GET, HEAD"},
+		{"OPTIONS", "/v1/groups/g", "DELETE, GET, HEAD, PATCH"},
+		// A verb is no part of a group's name.
+		{"OPTIONS", "/v1/groups/g:pause", "POST"},
+		{"GET", "/v1/groups/g:pull", "POST"},
+		{"DELETE", "/v1/groups/g:seek", "POST"},
+		{"PATCH", "/v1/groups/a:b:acknowledge", "POST"},
+		{"POST", "/v1/groups/g%3Apause", "DELETE, GET, HEAD, PATCH"},
 	} {
 		a := f.do(t, c.method, c.path, "", "X-HTTP-Method-Override", "GET")
 		if a.StatusCode != 405 || a.Header.Get("Allow") != c.allow || a.Header.Get("Access-Control-Allow-Origin") != "" {
