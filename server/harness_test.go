@@ -405,6 +405,7 @@ func (f *fixture) do(t testing.TB, method, path, body string, header ...string) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkDocumented(t, req, resp)
 	return answer{resp, b}
 }
 

@@ -45,6 +45,9 @@ func convert(swagger []byte) ([]byte, error) {
 			if err := setAnswers(op); err != nil {
 				return nil, fmt.Errorf("%s: %w", op.OperationID, err)
 			}
+			if err := setStatuses(op); err != nil {
+				return nil, fmt.Errorf("%s: %w", op.OperationID, err)
+			}
 		}
 		paths.Set(placeholder.ReplaceAllStringFunc(path, snake), item)
 	}
@@ -96,6 +99,8 @@ func setAnswers(op *openapi3.Operation) error {
 		}
 		schema := anyContent(answer.Content).Schema
 		switch {
+		case status == "204":
+			answer.Content = nil
 		case status != "200":
 			answer.Content = openapi3.NewContentWithSchemaRef(schema, []string{jsonType})
 		case answer.Content[bytesType] != nil:
@@ -111,7 +116,69 @@ func setAnswers(op *openapi3.Operation) error {
 				"its cursor the id, and the data is what stands under result; Last-Event-ID wins over the start in the URL.")
 			schema.Value.Description = `One line: {"result": ...}. A stream that breaks off ends with a line {"error": ...}.`
 			answer.Content = openapi3.NewContentWithSchemaRef(schema, []string{ndjsonType})
-			answer.Content[sseType] = openapi3.NewMediaType().WithSchema(openapi3.NewStringSchema())
+			answer.Content[sseType] = openapi3.NewMediaType().WithSchema(eventSchema())
+		}
+	}
+	return nil
+}
+
+// eventSchema is one server-sent event, as the schema beside it is one line.
+func eventSchema() *openapi3.Schema {
+	field := func(schema *openapi3.Schema, description string) *openapi3.SchemaRef {
+		schema.Description = description
+		return openapi3.NewSchemaRef("", schema)
+	}
+	schema := openapi3.NewObjectSchema().WithRequired([]string{"event", "data"})
+	schema.Description = "One event. A block with nothing but retry may come before the first one."
+	schema.Properties = openapi3.Schemas{
+		"event": field(openapi3.NewStringSchema(), "The kind of the message in snake_case, or error."),
+		"data":  field(openapi3.NewStringSchema(), "JSON on one line: what stands under result in a line, or under error."),
+		"id":    field(openapi3.NewStringSchema(), "The cursor of the message. An error has none."),
+		"retry": field(openapi3.NewIntegerSchema(), "Milliseconds to wait before the next connection."),
+	}
+	return schema
+}
+
+// setStatuses names the statuses that an operation answers errors with. The plugin's "default" would allow any, so that
+// neither a reader nor a test of the bridge could tell a right one from a wrong one. Statuses that only some operations
+// have stand in proto/openapi.yaml with their descriptions.
+func setStatuses(op *openapi3.Operation) error {
+	fallback := op.Responses.Default()
+	if fallback == nil || fallback.Value == nil || fallback.Value.Content[jsonType] == nil {
+		return fmt.Errorf("it has no default answer to take the schema of errors from")
+	}
+	op.Responses.Delete("default")
+	schema := fallback.Value.Content[jsonType].Schema
+	statuses := map[string]string{
+		"400": "The request is not right. The detail has the reason and the field; do not retry.",
+		"403": "PERMISSION_DENIED: without access control, the Host header names something beyond loopback.",
+		"500": "INTERNAL: a bug or a damaged file. The server's log has it under the request_id of the detail.",
+		"503": "STARTING, DRAINING, LOG_UNAVAILABLE or HISTORY_UNAVAILABLE: retry with backoff.",
+	}
+	for _, p := range op.Parameters {
+		if p.Value != nil && p.Value.In == openapi3.ParameterInPath {
+			statuses["404"] = "There is nothing of this name, or what was asked of it is not kept."
+		}
+	}
+	if op.RequestBody != nil {
+		statuses["413"] = "The body is larger than 1 MiB."
+		statuses["415"] = "The content type of the body is not application/json."
+	}
+	for status, text := range statuses {
+		if op.Responses.Value(status) == nil {
+			op.Responses.Set(status, &openapi3.ResponseRef{Value: openapi3.NewResponse().WithDescription(text)})
+		}
+	}
+	for status, response := range op.Responses.Map() {
+		if status < "400" {
+			continue
+		}
+		response.Value.Content = openapi3.NewContentWithSchemaRef(schema, []string{jsonType})
+		if status == "429" || status == "503" {
+			seconds := &openapi3.Header{Parameter: openapi3.Parameter{
+				Description: "Seconds to wait at least.", Required: true, Schema: openapi3.NewSchemaRef("", openapi3.NewIntegerSchema()),
+			}}
+			response.Value.Headers = openapi3.Headers{"Retry-After": {Value: seconds}}
 		}
 	}
 	return nil
@@ -134,6 +201,7 @@ func finish(text []byte) ([]byte, error) {
 		return nil, err
 	}
 	prune(tree)
+	closeRequests(tree)
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
@@ -155,8 +223,47 @@ const schemaRef = "#/components/schemas/"
 
 // prune removes the schemas that cannot be reached from the paths.
 func prune(tree map[string]any) {
+	reached := reachable(tree, tree["paths"])
+	schemas := schemasOf(tree)
+	for name := range schemas {
+		if !reached[name] {
+			delete(schemas, name)
+		}
+	}
+}
+
+// closeRequests says of messages that occur in requests only that they have no other fields: the bridge refuses unknown
+// ones. Messages of answers stay open, since a newer bridge may send more.
+func closeRequests(tree map[string]any) {
+	var requests, answers []any
+	paths, _ := tree["paths"].(map[string]any)
+	for _, item := range paths {
+		operations, _ := item.(map[string]any)
+		for _, op := range operations {
+			if op, ok := op.(map[string]any); ok {
+				requests = append(requests, op["requestBody"])
+				answers = append(answers, op["responses"])
+			}
+		}
+	}
+	schemas := schemasOf(tree)
+	answered := reachable(tree, answers)
+	for name := range reachable(tree, requests) {
+		if schema, ok := schemas[name].(map[string]any); ok && schema["type"] == "object" && !answered[name] {
+			schema["additionalProperties"] = false
+		}
+	}
+}
+
+func schemasOf(tree map[string]any) map[string]any {
 	components, _ := tree["components"].(map[string]any)
 	schemas, _ := components["schemas"].(map[string]any)
+	return schemas
+}
+
+// reachable returns the names of the schemas that a part of the document refers to, directly or through others.
+func reachable(tree map[string]any, from any) map[string]bool {
+	schemas := schemasOf(tree)
 	reached := map[string]bool{}
 	var visit func(node any)
 	visit = func(node any) {
@@ -176,10 +283,6 @@ func prune(tree map[string]any) {
 			}
 		}
 	}
-	visit(tree["paths"])
-	for name := range schemas {
-		if !reached[name] {
-			delete(schemas, name)
-		}
-	}
+	visit(from)
+	return reached
 }

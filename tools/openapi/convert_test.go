@@ -43,10 +43,22 @@ const swagger = `{
       },
       "parameters": [{"name": "thingId", "in": "path", "required": true, "type": "string"}]
     }},
+    "/v1/things": {"post": {
+      "summary": "Makes a thing.",
+      "operationId": "Demo_MakeThing",
+      "responses": {
+        "200": {"description": "A successful response.", "schema": {"$ref": "#/definitions/Thing"}},
+        "409": {"description": "THING_EXISTS: there is one already.", "schema": {}},
+        "429": {"description": "TOO_MANY_THINGS.", "schema": {}},
+        "default": {"description": "Error.", "schema": {"$ref": "#/definitions/Status"}}
+      },
+      "parameters": [{"name": "body", "in": "body", "required": true, "schema": {"$ref": "#/definitions/MakeThingRequest"}}]
+    }},
     "/v1/things:watch": {"get": {
       "summary": "Streams things.",
       "operationId": "Demo_Watch",
       "responses": {
+        "204": {"description": "Nothing more.", "schema": {}},
         "200": {"description": "A successful response.(streaming responses)", "schema": {
           "type": "object", "title": "Stream result of Thing", "properties": {
             "result": {"$ref": "#/definitions/Thing"}, "error": {"$ref": "#/definitions/Status"}}}},
@@ -57,6 +69,8 @@ const swagger = `{
   "definitions": {
     "Any": {"type": "object", "properties": {"@type": {"type": "string"}}, "additionalProperties": {}},
     "Chunk": {"type": "object", "properties": {"chunk": {"type": "string", "format": "byte"}}},
+    "MakeThingRequest": {"type": "object", "properties": {"part": {"$ref": "#/definitions/Part"}, "like": {"$ref": "#/definitions/Thing"}}},
+    "Part": {"type": "object", "properties": {"name": {"type": "string"}}},
     "Status": {"type": "object", "properties": {
       "code": {"type": "integer", "format": "int32"},
       "details": {"type": "array", "items": {"type": "object", "$ref": "#/definitions/Any"}}}},
@@ -92,16 +106,62 @@ func TestAnswersHaveTheirContentTypes(t *testing.T) {
 			if item == nil {
 				t.Fatalf("no such path; there are %v", doc.Paths.InMatchingOrder())
 			}
-			for status, want := range map[string][]string{"200": tc.want, "default": {jsonType}} {
+			for status, want := range map[string][]string{"200": tc.want, "400": {jsonType}, "503": {jsonType}} {
 				content := item.Get.Responses.Value(status).Value.Content
 				if got := slices.Sorted(maps.Keys(content)); !slices.Equal(got, want) {
 					t.Errorf("%s: content types %v, want %v alone", status, got, want)
 				}
 			}
-			if ref := item.Get.Responses.Value("default").Value.Content[jsonType].Schema.Ref; ref != schemaRef+"Status" {
-				t.Errorf("default: schema %q", ref)
+			if ref := item.Get.Responses.Value("400").Value.Content[jsonType].Schema.Ref; ref != schemaRef+"Status" {
+				t.Errorf("400: schema %q", ref)
 			}
 		})
+	}
+}
+
+func TestStatusesAreNamed(t *testing.T) {
+	doc := converted(t)
+	for _, tc := range []struct {
+		op   *openapi3.Operation
+		want []string
+	}{
+		{doc.Paths.Value("/v1/things/{thing_id}").Get, []string{"200", "400", "403", "404", "500", "503"}},
+		{doc.Paths.Value("/v1/things").Post, []string{"200", "400", "403", "409", "413", "415", "429", "500", "503"}},
+		{doc.Paths.Value("/v1/things:watch").Get, []string{"200", "204", "400", "403", "500", "503"}},
+	} {
+		t.Run(tc.op.OperationID, func(t *testing.T) {
+			answers := tc.op.Responses.Map()
+			if got := slices.Sorted(maps.Keys(answers)); !slices.Equal(got, tc.want) {
+				t.Errorf("statuses %v, want %v", got, tc.want)
+			}
+			for status, answer := range answers {
+				if answer.Value.Description == nil || *answer.Value.Description == "" {
+					t.Errorf("%s has no description", status)
+				}
+				if status == "204" && len(answer.Value.Content) > 0 {
+					t.Error("204 has content")
+				}
+				if status >= "400" && answer.Value.Content[jsonType].Schema.Ref != schemaRef+"Status" {
+					t.Errorf("%s is no Status", status)
+				}
+				if wait := answer.Value.Headers["Retry-After"] != nil; wait != (status == "429" || status == "503") {
+					t.Errorf("%s has Retry-After: %v", status, wait)
+				}
+			}
+		})
+	}
+	if got := doc.Paths.Value("/v1/things").Post.Responses.Value("409").Value.Description; *got != "THING_EXISTS: there is one already." {
+		t.Errorf("409: %q", *got)
+	}
+}
+
+// TestOnlyMessagesOfRequestsAreClosed: Thing occurs in an answer, too, where a newer bridge may send more.
+func TestOnlyMessagesOfRequestsAreClosed(t *testing.T) {
+	doc := converted(t)
+	for name, closed := range map[string]bool{"MakeThingRequest": true, "Part": true, "Thing": false, "Status": false} {
+		if has := doc.Components.Schemas[name].Value.AdditionalProperties.Has; (has != nil && !*has) != closed {
+			t.Errorf("%s: closed %v", name, !closed)
+		}
 	}
 }
 
@@ -112,6 +172,16 @@ func TestStreamAnswerIsOneLine(t *testing.T) {
 	}
 	if got := line.Properties["error"].Ref; got != schemaRef+"Status" {
 		t.Errorf("error is %q", got)
+	}
+}
+
+func TestEventStreamAnswerIsOneEvent(t *testing.T) {
+	event := converted(t).Paths.Value("/v1/things:watch").Get.Responses.Value("200").Value.Content[sseType].Schema.Value
+	if got := slices.Sorted(maps.Keys(event.Properties)); !event.Type.Is("object") || !slices.Equal(got, []string{"data", "event", "id", "retry"}) {
+		t.Errorf("an event is %v with %v", event.Type, got)
+	}
+	if !slices.Contains(event.Required, "data") || slices.Contains(event.Required, "id") {
+		t.Errorf("required are %v; an error has no id", event.Required)
 	}
 }
 
@@ -171,7 +241,8 @@ func TestConvertRefuses(t *testing.T) {
 		"a dangling reference": strings.Replace(swagger, `"Status": {`, `"Other": {`, 1),
 		"a parameter that the path lacks": strings.ReplaceAll(swagger,
 			`{"name": "thingId", "in": "path", "required": true, "type": "string"}`, `{"name": "other", "in": "path", "required": true, "type": "string"}`),
-		"a stream without result": strings.ReplaceAll(swagger, `"result":`, `"value":`),
+		"an operation without the schema of errors": strings.ReplaceAll(swagger, `"default"`, `"4XX"`),
+		"a stream without result":                   strings.ReplaceAll(swagger, `"result":`, `"value":`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := convert([]byte(input)); err == nil {
