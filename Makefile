@@ -11,6 +11,8 @@ VERSION = $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 BUF := .bin/buf
 GOLANGCI_LINT := .bin/golangci-lint
 OPENAPI := .bin/openapi
+GRPCURL := .bin/grpcurl
+RESTFUZZ := .bin/restfuzz/.complete
 
 # The race detector needs cgo, and Go switches that off where it finds no C compiler.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
@@ -49,6 +51,14 @@ test-long: ## run all tests at full length (10 minutes and more)
 soak: ## members of a consumer group are killed at random for 5 minutes (SPOTBRIDGE_SOAK=20m for longer)
 	go test -count=1 -timeout 90m -tags soak -run TestSoak -v ./app | grep -v 'level=WARN'
 
+.PHONY: test-rest-fuzz
+test-rest-fuzz: build $(RESTFUZZ) ## fuzz REST by /openapi.json for a minute (needs Python; RESTFUZZ_SECONDS, RESTFUZZ_SEED)
+	@tools/restfuzz/run.sh
+
+.PHONY: test-examples
+test-examples: build $(BUF) $(GRPCURL) ## run what README.md and docs/ show, and old clients, with a real bridge (needs curl)
+	go test -count=1 -tags clients ./clients/examples ./clients/compat
+
 .PHONY: bench
 bench: ## print each figure beside its baseline
 	@go run ./app/bench
@@ -68,7 +78,7 @@ payload-schema: ## typed payloads from a schema: make payload-schema SCHEMA="a.j
 .PHONY: lint
 lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint and buf format
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then printf 'not formatted (gofmt -w):\n%s\n' "$$files"; exit 1; fi
-	go vet -tags integration,soak ./...
+	go vet -tags integration,soak,clients ./...
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd tools/openapi && ../../$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	$(BUF) lint
@@ -104,6 +114,15 @@ $(BUF): tools/buf/go.mod
 $(GOLANGCI_LINT): tools/golangci-lint/go.mod
 	@echo 'building golangci-lint (the first time takes minutes)'
 	@cd tools/golangci-lint && go build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+$(GRPCURL): tools/grpcurl/go.mod
+	@cd tools/grpcurl && go build -o ../../$@ github.com/fullstorydev/grpcurl/cmd/grpcurl
+	@touch $@
+
+$(RESTFUZZ): tools/restfuzz/requirements.txt
+	@rm -rf $(@D) && python3 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
 $(OPENAPI): tools/openapi/go.mod $(filter-out %_test.go,$(wildcard tools/openapi/*.go))
