@@ -393,6 +393,7 @@ func (j *journal) settle(batch []*pending, bytes int, first uint64, err error) {
 // pumpLoop puts what is confirmed into the stream.
 func (j *journal) pumpLoop(ctx context.Context) {
 	var last time.Time
+	gap := pumpGap
 	for {
 		j.mu.Lock()
 		for len(j.backlog) == 0 && !j.sealed && ctx.Err() == nil && j.broken == nil {
@@ -402,12 +403,13 @@ func (j *journal) pumpLoop(ctx context.Context) {
 			j.mu.Unlock()
 			return
 		}
-		if wait := time.Until(last.Add(pumpGap)); wait > 0 && len(j.backlog) < pumpTogether && !j.closing {
+		if wait := time.Until(last.Add(gap)); wait > 0 && len(j.backlog) < pumpEntries && !j.closing {
 			j.gather(wait)
 			continue
 		}
 		last = time.Now()
 		n := batchSize(len(j.backlog), func(i int) int { return len(j.backlog[i].msg.Data) })
+		gap = min(max(pumpGap, time.Duration(n)*pumpGapPerEntry), pumpGapLoaded)
 		batch, first := j.backlog[:n:n], j.pumped+1
 		j.mu.Unlock()
 		done := j.pump(ctx, first, batch)
@@ -426,7 +428,7 @@ func (j *journal) gather(wait time.Duration) {
 		late = true
 		j.changed.Broadcast()
 	})
-	for !late && len(j.backlog) < pumpTogether && !j.closing {
+	for !late && len(j.backlog) < pumpEntries && !j.closing {
 		j.changed.Wait()
 	}
 	timer.Stop()

@@ -26,8 +26,8 @@ const (
 	journalMagic     = "sbjourn1"
 	journalHeader    = 8 + 16 + 8 + 8 + 4
 	recordHeader     = 4 + 4 + 8
-	journalFileSize  = 64 << 20
-	journalExtension = 1 << 20 // files grow by this much, in zeros, so that most syncs write data in place and no metadata
+	journalFileSize  = 16 << 20
+	journalExtension = 4 << 20 // files grow by this much, in zeros, so that most syncs write data in place and no metadata
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
