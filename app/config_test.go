@@ -67,6 +67,13 @@ func TestLaterSourcesOfValuesWin(t *testing.T) {
 	}
 }
 
+func TestVariablesOfOthersAreIgnored(t *testing.T) {
+	environ := []string{"SPOTBRIDGE_GRPC=x", "SPOTBRIDGE_HEARTBEAT=15s", "SPOTBRIDGE_SERVICE_HOST=x", "SPOTBRIDGE_PORT_9090_TCP=tcp://x", "SPOTBRIDGE_PORT=x"}
+	if cfg, err := app.Load("", environ, nil); err != nil || !reflect.DeepEqual(cfg, app.DefaultConfig()) {
+		t.Fatalf("%+v, %v", cfg, err)
+	}
+}
+
 func TestMistakesAreNamed(t *testing.T) {
 	for _, tt := range []struct{ name, yaml, env, want string }{
 		{"unknown key", "lisen: {}", "", "lisen"},

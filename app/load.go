@@ -170,7 +170,7 @@ func Load(path string, environ []string, flags map[string]string) (Config, error
 	keys := Keys()
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, EnvPrefix) {
+		if !strings.HasPrefix(name, EnvPrefix) || foreign(name) {
 			continue
 		}
 		i := slices.IndexFunc(keys, func(k Key) bool { return k.Env == name })
@@ -190,6 +190,18 @@ func Load(path string, environ []string, flags map[string]string) (Config, error
 		}
 	}
 	return cfg, errors.Join(errs...)
+}
+
+// foreign reports whether a variable with our prefix is for somebody else: for clients (clients/README.md), for their tests,
+// or from Kubernetes, which tells every pod about a service named spotbridge in this way. Any other name that sets no key is
+// an error: a typo must not pass as a default.
+func foreign(name string) bool {
+	switch rest := strings.TrimPrefix(name, EnvPrefix); rest {
+	case "GRPC", "REST", "GROUP", "HEARTBEAT", "BIN":
+		return true
+	default:
+		return strings.HasPrefix(rest, "CLIENTS") || strings.HasPrefix(rest, "SERVICE_") || rest == "PORT" || strings.HasPrefix(rest, "PORT_")
+	}
 }
 
 // set overlays one key, whose value is YAML text.
