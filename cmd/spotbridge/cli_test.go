@@ -192,7 +192,7 @@ func TestConfigCheckPrintsNoSecret(t *testing.T) {
 func TestHelpHasExamplesAndShellsHaveCompletion(t *testing.T) {
 	for _, cmd := range []string{"serve", "dev", "tail", "trigger", "events list", "events get", "events body", "deliveries", "deliveries body", "deliveries reprocess", "drift", "config check",
 		"groups", "groups create", "groups get", "groups list", "groups update", "groups delete", "groups pause", "groups resume", "groups seek", "groups consume",
-		"groups dead", "groups dead list", "groups dead redrive", "groups dead delete"} {
+		"groups dead", "groups dead list", "groups dead redrive", "groups dead delete", "conformance", "conformance run", "conformance serve", "conformance door"} {
 		if out := ok(t, "", append(strings.Fields(cmd), "--help")...); !strings.Contains(out, "Examples:") {
 			t.Errorf("%s --help has no example", cmd)
 		}

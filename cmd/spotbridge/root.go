@@ -11,6 +11,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/spotbridge/spotbridge/cmd/spotbridge/conformance"
 )
 
 // version is set by the linker; a plain go build takes the module's.
@@ -45,7 +47,7 @@ them as typed protobuf over gRPC to services in any language.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newDev(), newTail(), newTrigger(), newEvents(), newDeliveries(), newDrift(), newGroups(), newSubscriptions(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newDev(), newTail(), newTrigger(), newEvents(), newDeliveries(), newDrift(), newGroups(), newSubscriptions(), conformance.New(), newConfig(), newVersion())
 	return root
 }
 
