@@ -290,6 +290,10 @@ func (m *groupModel) actions() map[string]func(*rapid.T) {
 	return out
 }
 
+// ackDeadline is longer than a schedule, so that no lease ends by itself; and short enough to wait for what was on its way to a
+// member when a restart came: the engine has given it out, and nobody is there to give it back.
+const ackDeadline = 60
+
 // finish has a healthy member settle everything.
 func (m *groupModel) finish() {
 	for _, x := range slices.Clone(m.members) {
@@ -301,7 +305,7 @@ func (m *groupModel) finish() {
 		m.rt.Fatal(err)
 	}
 	x := m.join()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add((ackDeadline + 30) * time.Second)
 	for len(m.due) > 0 {
 		select {
 		case msg, ok := <-x.got:
@@ -336,7 +340,7 @@ func TestGroupsKeepTheirPromisesOverRandomSchedules(t *testing.T) {
 			t: t, rt: rt, cfg: cfg, r: r, group: fmt.Sprintf("g%d", n), due: map[string]bool{}, parked: map[string]bool{}, attempts: map[string]int32{},
 		}
 		defer func() { r = m.r }()
-		r.create(t, &pb.CreateConsumerGroupRequest{Group: m.group, AckDeadline: seconds(600), MaxDeliveries: 1000})
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: m.group, AckDeadline: seconds(ackDeadline), MaxDeliveries: 1000})
 		m.begin = r.state(t, m.group).GetSettledCursor()
 		rt.Repeat(m.actions())
 		m.rt = rt

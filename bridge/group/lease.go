@@ -338,11 +338,14 @@ func (g *group) expire(ctx context.Context, mine func(*lease) bool, now time.Tim
 	return next
 }
 
-// giveBack returns what was taken and no client has seen.
+// giveBack returns what was taken and no client has seen. A member may do so late, for a queue that a seek has replaced
+// meanwhile: the new one counts anew.
 func (g *group) giveBack(ctx context.Context, rec *bridge.GroupRecord, ts []bridge.Taken) {
 	for i := range ts {
 		g.mu.Lock()
-		g.unseen[keyOf(&ts[i])]++
+		if rec.Key == g.rec.Key && (rec.Epoch == g.rec.Epoch || ts[i].Redriven) {
+			g.unseen[keyOf(&ts[i])]++
+		}
 		g.mu.Unlock()
 		if err := g.s.cfg.Store.Release(ctx, rec, ts[i].Receipt, 0); err != nil {
 			g.s.log.Debug("an event was not given back; it comes again after the queue's deadline", "group", g.name, "error", err)
