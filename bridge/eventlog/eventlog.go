@@ -140,7 +140,7 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 func (l *Log) openJournal(ctx context.Context) (err error) {
 	t := newTail()
 	l.journal, err = openJournal(ctx, journalConfig{
-		dir: filepath.Join(l.cfg.Dir, "journal"), id: l.id, largest: int(l.cfg.MaxBody) + headerRoom, dedup: l.cfg.DedupWindow,
+		dir: filepath.Join(l.cfg.Dir, "journal"), id: l.id, dedup: l.cfg.DedupWindow,
 		logger: l.cfg.Logger, metrics: l.metrics, stream: logStream{l}, confirm: t.put, open: l.cfg.openJournalFile,
 	})
 	if err != nil {

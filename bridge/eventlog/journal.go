@@ -105,7 +105,6 @@ type seen struct {
 type journalConfig struct {
 	dir     string
 	id      bridge.LogID
-	largest int // of a record's payload
 	dedup   time.Duration
 	logger  *slog.Logger
 	metrics *metrics
@@ -116,7 +115,7 @@ type journalConfig struct {
 
 // openJournal adds what the stream lacks, and starts. Until it returns, nothing reads the log.
 func openJournal(ctx context.Context, cfg journalConfig) (*journal, error) {
-	segments, records, err := journalFiles(cfg.dir, cfg.id, cfg.largest, cfg.open)
+	segments, records, err := journalFiles(cfg.dir, cfg.id, cfg.open)
 	if errors.Is(err, errForeignJournal) {
 		return nil, fmt.Errorf("the journal %w: its entries may be missing from this one; move the folder %s away if they are not needed", err, cfg.dir)
 	}
@@ -164,6 +163,9 @@ func (j *journal) recover(ctx context.Context, records []record) error {
 		for len(missing) > 0 {
 			n := batchSize(len(missing), func(i int) int { return len(missing[i].Data) })
 			if err := j.stream.publish(ctx, head+1, missing[:n]); err != nil {
+				if errors.Is(err, nats.ErrMaxPayload) {
+					err = fmt.Errorf("%w; it was accepted with a larger max_body: start once with that", err)
+				}
 				return fmt.Errorf("add what the journal has to the log: %w", err)
 			}
 			head, missing = head+uint64(n), missing[n:]

@@ -144,7 +144,7 @@ var errForeignJournal = errors.New("belongs to another log")
 
 // load reads the file's header and walks its records. What does not check is where a crash cut the last write off; only
 // the part before it was ever confirmed.
-func (s *segment) load(id bridge.LogID, largest int, visit func(record)) error {
+func (s *segment) load(id bridge.LogID, visit func(record)) error {
 	s.generation, s.first, s.last, s.end, s.closed = 0, 1, 0, 0, true
 	var h [journalHeader]byte
 	if _, err := s.file.ReadAt(h[:], 0); errors.Is(err, io.EOF) {
@@ -167,8 +167,8 @@ func (s *segment) load(id bridge.LogID, largest int, visit func(record)) error {
 		} else if err != nil {
 			return err
 		}
-		n, sequence := int(binary.LittleEndian.Uint32(rh[:])), binary.LittleEndian.Uint64(rh[8:])
-		if n > largest || sequence != s.last+1 {
+		n, sequence := int64(binary.LittleEndian.Uint32(rh[:])), binary.LittleEndian.Uint64(rh[8:])
+		if n > s.size-s.end-recordHeader || sequence != s.last+1 {
 			return nil
 		}
 		b := make([]byte, 8+n)
@@ -186,7 +186,7 @@ func (s *segment) load(id bridge.LogID, largest int, visit func(record)) error {
 			return fmt.Errorf("record %d checks and cannot be read: %w", sequence, err)
 		}
 		visit(record{sequence, m})
-		s.last, s.end = sequence, s.end+recordHeader+int64(n)
+		s.last, s.end = sequence, s.end+recordHeader+n
 	}
 }
 
@@ -228,7 +228,7 @@ func (s *segment) grow(end int64) error {
 
 // journalFiles opens the two files and hands out the records that they hold, in order. A newer generation takes the place
 // of what an older one has from its first sequence on: those records were never confirmed.
-func journalFiles(dir string, id bridge.LogID, largest int, open func(path string) (journalFile, error)) (segments [2]*segment, records []record, err error) {
+func journalFiles(dir string, id bridge.LogID, open func(path string) (journalFile, error)) (segments [2]*segment, records []record, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return segments, nil, err
 	}
@@ -242,7 +242,7 @@ func journalFiles(dir string, id bridge.LogID, largest int, open func(path strin
 		if info, e := os.Stat(s.path); e == nil {
 			s.size = info.Size()
 		}
-		if err = s.load(id, largest, func(r record) { read[i] = append(read[i], r) }); err != nil {
+		if err = s.load(id, func(r record) { read[i] = append(read[i], r) }); err != nil {
 			err = fmt.Errorf("%s: %w", s.path, err)
 			break
 		}

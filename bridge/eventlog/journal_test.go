@@ -389,6 +389,30 @@ func TestAForeignWriterIsNoticed(t *testing.T) {
 	}
 }
 
+// TestALowerLimitLosesNothing: what was accepted with a larger max_body is not taken for the end of the journal.
+func TestALowerLimitLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	l := openTestLog(t, dir)
+	l.stream.down.Store(true)
+	e := numbered(1)
+	e.Body = make([]byte, 2<<20)
+	if _, err := l.Append(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	l.die()
+	if l, err := Open(t.Context(), Config{Dir: dir, MaxBytes: 1 << 30, MaxBody: 1 << 20, Reserve: 1}); err == nil || !strings.Contains(err.Error(), "larger max_body") {
+		if err == nil {
+			l.Close()
+		}
+		t.Fatal(err)
+	}
+	l = openTestLog(t, dir)
+	defer l.Close()
+	if ids := l.ids(t); len(ids) != 1 {
+		t.Fatal(ids)
+	}
+}
+
 func TestForeignAndOlderFilesAreRefusedWithTheRemedy(t *testing.T) {
 	dir := t.TempDir()
 	l := openTestLog(t, dir)
@@ -468,7 +492,11 @@ func TestAJournalThatWasCutOffKeepsWhatIsBefore(t *testing.T) {
 			want++
 		}
 		got := 0
-		err = (&segment{file: file}).load(id, 1<<20, func(r record) {
+		info, err := os.Stat(path)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		err = (&segment{file: file, size: info.Size()}).load(id, func(r record) {
 			if r.sequence != 10*generations+uint64(got) || r.msg.Header.Get(hdrEventID) != fmt.Sprintf("s.%d", got) {
 				rt.Fatalf("record %d is %d %v", got, r.sequence, r.msg.Header)
 			}
@@ -498,8 +526,8 @@ func FuzzJournal(f *testing.F) {
 		}
 		defer file.Close()
 		n := uint64(0)
-		s := &segment{file: file}
-		if err := s.load(bridge.LogID{1}, 1<<20, func(record) { n++ }); err == nil && s.last+1-s.first != n {
+		s := &segment{file: file, size: int64(len(b))}
+		if err := s.load(bridge.LogID{1}, func(record) { n++ }); err == nil && s.last+1-s.first != n {
 			t.Fatalf("%d records from %d to %d", n, s.first, s.last)
 		}
 		_, _ = parsePayload(b)
