@@ -28,9 +28,11 @@ type faultyFile struct {
 
 type faults struct {
 	syncs atomic.Int64
-	write atomic.Int64 // this many writes fail, after half of their bytes
-	sync  atomic.Int64 // this many syncs fail
-	hold  atomic.Pointer[chan struct{}]
+	write atomic.Int64                  // this many writes fail, after half of their bytes
+	sync  atomic.Int64                  // this many syncs fail
+	hold  atomic.Pointer[chan struct{}] // syncs wait until it is closed
+	// syncing is told of a sync that begins, when there is room.
+	syncing atomic.Pointer[chan struct{}]
 }
 
 func (f *faults) open(path string) (journalFile, error) {
@@ -63,6 +65,12 @@ func (f faultyFile) WriteAt(b []byte, at int64) (int, error) {
 
 func (f faultyFile) Sync() error {
 	f.faults.syncs.Add(1)
+	if c := f.faults.syncing.Load(); c != nil {
+		select {
+		case *c <- struct{}{}:
+		default:
+		}
+	}
 	if c := f.faults.hold.Load(); c != nil {
 		<-*c
 	}
@@ -152,14 +160,11 @@ func TestEntriesThatWaitShareASync(t *testing.T) {
 			}
 		})
 	}
-	queued := func() bool { // all but those of the sync that is held
-		l.journal.mu.Lock()
-		defer l.journal.mu.Unlock()
-		return len(l.journal.ids) == 100
+	l.journal.mu.Lock()
+	for len(l.journal.ids) < 100 { // all are queued, but those of the sync that is held
+		l.journal.changed.Wait()
 	}
-	for !queued() {
-		time.Sleep(time.Millisecond) // polling; there is nothing to wait for
-	}
+	l.journal.mu.Unlock()
 	close(hold)
 	wg.Wait()
 	// The first one syncs alone, or with a few; the others wait for it and share one.
@@ -171,16 +176,15 @@ func TestEntriesThatWaitShareASync(t *testing.T) {
 func TestNothingIsConfirmedBeforeItsSync(t *testing.T) {
 	l := openTestLog(t, t.TempDir())
 	defer l.Close()
-	hold := make(chan struct{})
+	hold, syncing := make(chan struct{}), make(chan struct{}, 1)
 	l.faults.hold.Store(&hold)
+	l.faults.syncing.Store(&syncing)
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.Append(context.Background(), numbered(1))
 		done <- err
 	}()
-	for l.faults.syncs.Load() == 0 {
-		time.Sleep(time.Millisecond) // polling; there is nothing to wait for
-	}
+	<-syncing
 	select {
 	case err := <-done:
 		t.Fatalf("answered before the sync: %v", err)
