@@ -28,6 +28,8 @@ const (
 	pumpGapPerEntry = time.Millisecond
 	pumpGapLoaded   = 100 * time.Millisecond
 
+	publishTimeout = 30 * time.Second
+
 	hdrExpectedLast  = "Nats-Expected-Last-Sequence"
 	hdrBatchID       = "Nats-Batch-Id"
 	hdrBatchSequence = "Nats-Batch-Sequence"
@@ -50,6 +52,9 @@ func batchSize(n int, size func(i int) int) int {
 type logStream struct{ *Log }
 
 func (l logStream) publish(ctx context.Context, first uint64, batch []*nats.Msg) error {
+	// An answer that is lost must not stop the pump: it looks what has arrived, and goes on from there.
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
 	if len(batch) >= pumpTogether {
 		return l.publishTogether(ctx, first, batch)
 	}
@@ -105,8 +110,6 @@ func (l logStream) publishTogether(ctx context.Context, first uint64, batch []*n
 	}
 	last := batch[len(batch)-1]
 	last.Header[hdrBatchCommit] = []string{"1"}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
 	answer, err := l.append.RequestMsgWithContext(ctx, last)
 	if err != nil {
 		return fmt.Errorf("commit a batch: %w", err)

@@ -80,17 +80,25 @@ func (f faultyFile) Sync() error {
 	return f.journalFile.Sync()
 }
 
-// faultyStream keeps entries from the stream while it is down.
+// faultyStream keeps entries from the stream while it is down, and loses answers after the first half or all of a batch.
 type faultyStream struct {
 	streamWriter
-	down atomic.Bool
+	down       atomic.Bool
+	half, lost atomic.Int64
 }
 
 func (s *faultyStream) publish(ctx context.Context, first uint64, batch []*nats.Msg) error {
 	if s.down.Load() {
 		return errFault
 	}
-	return s.streamWriter.publish(ctx, first, batch)
+	if take(&s.half) {
+		return errors.Join(errFault, s.streamWriter.publish(ctx, first, batch[:(len(batch)+1)/2]))
+	}
+	err := s.streamWriter.publish(ctx, first, batch)
+	if take(&s.lost) {
+		return errors.Join(errFault, err)
+	}
+	return err
 }
 
 // testLog is a log whose journal can be disturbed and whose process can "die".
@@ -262,6 +270,8 @@ func TestConfirmedEntriesSurviveAnyFault(t *testing.T) {
 			"write fails":  func(*rapid.T) { l.faults.write.Store(1) },
 			"sync fails":   func(*rapid.T) { l.faults.sync.Store(1) },
 			"stream stops": func(*rapid.T) { l.stream.down.Store(true) },
+			"half arrives": func(*rapid.T) { l.stream.half.Store(1) },
+			"answer lost":  func(*rapid.T) { l.stream.lost.Store(1) },
 			"stream works": func(*rapid.T) { l.stream.down.Store(false) },
 			"dies":         func(*rapid.T) { reopen() },
 			"": func(rt *rapid.T) {
