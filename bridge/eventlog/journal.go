@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -60,7 +61,7 @@ type journal struct {
 	broken       error     // nothing is taken any more
 	closing      bool
 	sealed       bool   // the commit loop has ended
-	current      int    // index of the segment in use
+	current      int    // index of the segment with the newest generation that holds confirmed entries
 	generation   uint64 // newest
 
 	stop    context.CancelFunc
@@ -127,7 +128,11 @@ func openJournal(ctx context.Context, cfg journalConfig) (*journal, error) {
 		segments: segments, fileSize: journalFileSize, ids: map[string]*slot{},
 	}
 	j.changed.L = &j.mu
-	j.generation = max(segments[0].generation, segments[1].generation)
+	if segments[1].generation > segments[0].generation {
+		j.current = 1
+	}
+	// A write that failed may have left records of a generation whose header cannot be read: its number is not used again.
+	j.generation = segments[j.current].generation + uint64(rand.Uint32())
 	if err := j.recover(ctx, records); err != nil {
 		closeSegments(segments)
 		return nil, err
@@ -188,7 +193,7 @@ func (j *journal) same(ctx context.Context, r record) error {
 		return err
 	}
 	if held && id != r.msg.Header.Get(hdrID) {
-		return fmt.Errorf("entry %d is not the one of the journal: %w, or its files and the journal's are of different times", r.sequence, errForeignWriter)
+		return fmt.Errorf("entry %d is not the one of the journal: %w, or its files and the journal's are of different times; restore files of one time, or accept that entries of the journal may be missing by moving its folder away", r.sequence, errForeignWriter)
 	}
 	return nil
 }
@@ -303,13 +308,13 @@ func (j *journal) commitLoop() {
 		if j.queue = j.queue[n:]; len(j.queue) == 0 {
 			j.queue = nil
 		}
-		segment, begin, err := j.choose()
+		index, begin, err := j.choose()
 		first := j.next
 		j.mu.Unlock()
 		if err == nil {
-			err = j.write(segment, begin, first, batch)
+			err = j.write(j.segments[index], begin, first, batch)
 		}
-		j.settle(batch, bytes, first, err)
+		j.settle(index, batch, bytes, first, err)
 	}
 }
 
@@ -318,22 +323,24 @@ func (j *journal) full() bool {
 	return len(j.backlog) >= journalBacklog || j.backlogBytes >= journalBacklogBytes
 }
 
-// choose returns the segment to write to, and whether a generation begins there. The caller holds mu.
-func (j *journal) choose() (s *segment, begin bool, err error) {
+// choose returns the index of the segment to write to, and whether a generation begins there. The caller holds mu.
+//
+// A generation never begins in the segment with the newest confirmed entries, and nothing is added to that one any more
+// once another generation was tried: a write that failed may have left records, and where the newest generation begins
+// tells a start that they do not count. Such a header is never overwritten before a newer one is durable.
+func (j *journal) choose() (index int, begin bool, err error) {
 	s, other := j.segments[j.current], j.segments[1-j.current]
-	free := func(s *segment) bool { return s.last < s.first || s.last <= j.pumped }
+	free := other.last < other.first || other.last <= j.pumped
 	switch {
 	case j.broken != nil:
-		return nil, false, j.broken
-	case !s.closed && (s.end < j.fileSize || !free(other)):
-		return s, false, nil
-	case free(other):
-		j.current = 1 - j.current
-		return other, true, nil
-	case free(s):
-		return s, true, nil
+		return 0, false, j.broken
+	case !s.closed && (s.end < j.fileSize || !free):
+		return j.current, false, nil
+	case free:
+		s.closed = true
+		return 1 - j.current, true, nil
 	default:
-		return nil, false, errors.New("a file of the journal cannot be written, and the other one is still needed")
+		return 0, false, errors.New("a file of the journal cannot be written, and the other one is still needed")
 	}
 }
 
@@ -362,7 +369,7 @@ func (j *journal) write(s *segment, begin bool, first uint64, batch []*pending) 
 }
 
 // settle tells everybody what became of a batch: followers first, then those who wait for their append.
-func (j *journal) settle(batch []*pending, bytes int, first uint64, err error) {
+func (j *journal) settle(index int, batch []*pending, bytes int, first uint64, err error) {
 	if err != nil {
 		j.logger.Error("the journal of the log could not be written; deliveries are answered 503", "error", err)
 		j.mu.Lock()
@@ -379,7 +386,8 @@ func (j *journal) settle(batch []*pending, bytes int, first uint64, err error) {
 		p.slot.sequence = p.entry.Sequence
 	}
 	j.mu.Lock()
-	j.segments[j.current].last = first + uint64(len(batch)) - 1
+	j.current = index
+	j.segments[index].last = first + uint64(len(batch)) - 1
 	j.next, j.headTime = first+uint64(len(batch)), j.lastTime
 	j.backlog, j.backlogBytes = append(j.backlog, batch...), j.backlogBytes+bytes
 	j.metrics.backlog.Set(float64(len(j.backlog)))

@@ -28,7 +28,8 @@ type faultyFile struct {
 
 type faults struct {
 	syncs atomic.Int64
-	write atomic.Int64                  // this many writes fail, after half of their bytes
+	write atomic.Int64                  // this many writes fail,
+	part  atomic.Int64                  // after so many percent of their bytes
 	sync  atomic.Int64                  // this many syncs fail
 	hold  atomic.Pointer[chan struct{}] // syncs wait until it is closed
 	// syncing is told of a sync that begins, when there is room.
@@ -57,7 +58,7 @@ func take(n *atomic.Int64) bool {
 
 func (f faultyFile) WriteAt(b []byte, at int64) (int, error) {
 	if take(&f.faults.write) {
-		n, _ := f.journalFile.WriteAt(b[:len(b)/2], at)
+		n, _ := f.journalFile.WriteAt(b[:len(b)*int(f.faults.part.Load())/100], at)
 		return n, errFault
 	}
 	return f.journalFile.WriteAt(b, at)
@@ -267,8 +268,11 @@ func TestConfirmedEntriesSurviveAnyFault(t *testing.T) {
 					add(rapid.IntRange(1, next).Draw(rt, "id"))
 				}
 			},
-			"write fails":  func(*rapid.T) { l.faults.write.Store(1) },
-			"sync fails":   func(*rapid.T) { l.faults.sync.Store(1) },
+			"write fails": func(rt *rapid.T) {
+				l.faults.part.Store(rapid.SampledFrom([]int64{0, 2, 50, 100}).Draw(rt, "percent"))
+				l.faults.write.Store(rapid.Int64Range(1, 4).Draw(rt, "times"))
+			},
+			"sync fails":   func(rt *rapid.T) { l.faults.sync.Store(rapid.Int64Range(1, 4).Draw(rt, "times")) },
 			"stream stops": func(*rapid.T) { l.stream.down.Store(true) },
 			"half arrives": func(*rapid.T) { l.stream.half.Store(1) },
 			"answer lost":  func(*rapid.T) { l.stream.lost.Store(1) },
