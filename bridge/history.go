@@ -40,6 +40,22 @@ type ScanResult struct {
 	Next uint64
 }
 
+// LoadRequest asks for events whose sequences are known.
+type LoadRequest struct {
+	// Sequences rise.
+	Sequences []uint64
+	Bodies    bool
+	// MaxBytes ends the answer before it would be exceeded, after one event at least; 0 = no limit.
+	MaxBytes int
+}
+
+// LoadResult holds the events that were found.
+type LoadResult struct {
+	Events []*Encoded
+	// Next is the last sequence that was looked at: those behind it were too many, or have not been applied yet.
+	Next uint64
+}
+
 // ListRequest asks for a page of events.
 type ListRequest struct {
 	Filter          *Filter
@@ -93,6 +109,8 @@ type History interface {
 	Bounds(ctx context.Context) (Bounds, error)
 	// Scan reads on from a position, for catch-up. It never holds a read transaction after it returned.
 	Scan(ctx context.Context, r ScanRequest) (ScanResult, error)
+	// Load reads events whose sequences are known. What is not held is left out.
+	Load(ctx context.Context, r LoadRequest) (LoadResult, error)
 	// List returns a page.
 	List(ctx context.Context, r ListRequest) (ListResult, error)
 	// Count counts.

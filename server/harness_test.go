@@ -100,6 +100,18 @@ func (h *history) Scan(_ context.Context, r bridge.ScanRequest) (bridge.ScanResu
 	return out, h.err
 }
 
+func (h *history) Load(_ context.Context, r bridge.LoadRequest) (out bridge.LoadResult, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		if slices.Contains(r.Sequences, e.Sequence) && e.Sequence <= h.mark {
+			out.Events = append(out.Events, e)
+		}
+	}
+	out.Next = h.mark
+	return out, h.err
+}
+
 func (h *history) List(_ context.Context, r bridge.ListRequest) (bridge.ListResult, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -47,21 +47,23 @@ func (c *codec) pack(body []byte) []byte {
 	return dst
 }
 
-// unpack returns the body of the given size. The result is never nil and may share memory with z.
-func (c *codec) unpack(z []byte, size int) ([]byte, error) {
+// unpack returns the body of the given size, which is never nil.
+func (c *codec) unpack(a *arena, z []byte, size int) ([]byte, error) {
 	var body []byte
 	switch {
 	case len(z) == 0:
 		return nil, fmt.Errorf("%w: a body is missing", errCorrupt)
 	case z[0] == storedRaw:
-		body = z[1:]
+		if body = z[1:]; len(body) == size {
+			body = append(a.take(size), body...)
+		}
 	case z[0] == storedS2:
 		// A damaged length must not ask for any amount of memory.
 		if n, err := s2.DecodedLen(z[1:]); err != nil || n != size {
 			return nil, fmt.Errorf("%w: a body has another length than it should", errCorrupt)
 		}
 		var err error
-		if body, err = s2.Decode(make([]byte, size), z[1:]); err != nil {
+		if body, err = s2.Decode(a.take(size), z[1:]); err != nil {
 			return nil, fmt.Errorf("%w: a body does not decompress: %w", errCorrupt, err)
 		}
 	default:

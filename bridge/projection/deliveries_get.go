@@ -82,7 +82,7 @@ func (p *Projection) bodyAt(ctx context.Context, seq uint64, size int) (body []b
 			return nil
 		}
 		if err == nil {
-			body, err = p.codec.unpack(z, size)
+			body, err = p.codec.unpack(&arena{}, z, size)
 		}
 		return err
 	})

@@ -67,7 +67,7 @@ func TestPlansNeverSort(t *testing.T) {
 	}
 	t.Run("load", func(t *testing.T) {
 		st := p.st
-		plan := explain(t, st, "SELECT "+loadColumns(true)+" FROM wide w WHERE w.seq IN (?,?,?) ORDER BY w.seq DESC", []any{1, 2, 3})
+		plan := explain(t, st, loadFrom(true)+" WHERE w.seq IN (?,?,?) ORDER BY w.seq DESC", []any{1, 2, 3})
 		if strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "SCAN") {
 			t.Error(plan)
 		}

@@ -10,12 +10,13 @@ import (
 	"github.com/spotbridge/spotbridge/bridge"
 )
 
-// loadColumns are what an event is made of. Without bodies the table of bodies is not touched.
-func loadColumns(bodies bool) string {
+// loadFrom is SELECT and FROM of what events are made of. Without bodies the table of bodies is not touched. A join reads on
+// in both tables, where a subquery would look up each body anew; LEFT, so that a missing body is noticed.
+func loadFrom(bodies bool) string {
 	if bodies {
-		return "w.seq, w.size, w.e, (SELECT z FROM body b WHERE b.seq = w.seq)"
+		return "SELECT w.seq, w.size, w.e, b.z FROM wide w LEFT JOIN body b ON b.seq = w.seq"
 	}
-	return "w.seq, w.size, w.e"
+	return "SELECT w.seq, w.size, w.e FROM wide w"
 }
 
 func direction(desc bool) string {
@@ -28,7 +29,7 @@ func direction(desc bool) string {
 // loadRange reads the events of a range of sequences, at most limit, until maxBytes are reached (0 = no limit; at least
 // one). more says that there are others behind them.
 func (p *Projection) loadRange(ctx context.Context, st *store, lo, hi uint64, desc, bodies bool, limit, maxBytes int) (events []*bridge.Encoded, more bool, err error) {
-	rows, err := st.rows(ctx, "SELECT "+loadColumns(bodies)+" FROM wide w WHERE w.seq BETWEEN ? AND ? ORDER BY w.seq "+direction(desc)+" LIMIT ?",
+	rows, err := st.rows(ctx, loadFrom(bodies)+" WHERE w.seq BETWEEN ? AND ? ORDER BY w.seq "+direction(desc)+" LIMIT ?",
 		lo, hi, limit+1)
 	if err != nil {
 		return nil, false, err
@@ -55,7 +56,7 @@ func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, des
 		for i := range args {
 			args[i] = part[min(i, len(part)-1)] // repeats do no harm
 		}
-		rows, err := st.rows(ctx, "SELECT "+loadColumns(bodies)+" FROM wide w WHERE w.seq IN (?"+strings.Repeat(",?", n-1)+") ORDER BY w.seq "+direction(desc), args...)
+		rows, err := st.rows(ctx, loadFrom(bodies)+" WHERE w.seq IN (?"+strings.Repeat(",?", n-1)+") ORDER BY w.seq "+direction(desc), args...)
 		if err != nil {
 			return nil, 0, false, err
 		}
@@ -80,17 +81,17 @@ func (p *Projection) loadSeqs(ctx context.Context, st *store, seqs []uint64, des
 // an event is returned even so.
 func (p *Projection) collect(rows *sql.Rows, bodies, first bool, limit, maxBytes int) (events []*bridge.Encoded, bytes int, more bool, err error) {
 	defer rows.Close()
+	var seq uint64
+	var size int
+	var e, z sql.RawBytes
+	dst := []any{&seq, &size, &e}
+	if bodies {
+		dst = append(dst, &z)
+	}
+	a := arena{events: limit}
 	for rows.Next() {
 		if len(events) == limit {
 			return events, bytes, true, nil
-		}
-		var seq uint64
-		var size int
-		var e []byte
-		var z sql.RawBytes
-		dst := []any{&seq, &size, &e}
-		if bodies {
-			dst = append(dst, &z)
 		}
 		if err := rows.Scan(dst...); err != nil {
 			return nil, 0, false, err
@@ -106,20 +107,38 @@ func (p *Projection) collect(rows *sql.Rows, bodies, first bool, limit, maxBytes
 		if len(e) == 0 {
 			return nil, 0, false, fmt.Errorf("%w: event %d has no envelope", errCorrupt, seq)
 		}
-		meta, err := metaOf(e)
+		envelope := append(a.take(len(e)), e...)
+		meta, err := metaOf(envelope)
 		if err != nil {
 			return nil, 0, false, err
 		}
 		var body []byte
 		if bodies {
-			if body, err = p.codec.unpack(z, size); err != nil {
+			if body, err = p.codec.unpack(&a, z, size); err != nil {
 				return nil, 0, false, fmt.Errorf("event %d: %w", seq, err)
 			}
-			if z[0] == storedRaw {
-				body = append([]byte{}, body...) // z belongs to the row
-			}
 		}
-		events = append(events, bridge.NewEncoded(meta, e, body, size, p.cfg.Converter))
+		a.events--
+		events = append(events, bridge.NewEncoded(meta, envelope, body, size, p.cfg.Converter))
 	}
 	return events, bytes, false, rows.Err()
+}
+
+// arenaChunk is how many bytes of events share an allocation at most. An event that is in use keeps its neighbours.
+const arenaChunk = 128 << 10
+
+// arena makes the byte strings of the events of a page.
+type arena struct {
+	free   []byte
+	events int // that may still come
+}
+
+// take returns an empty slice, not nil, with the capacity n.
+func (a *arena) take(n int) []byte {
+	if a.free == nil || n > len(a.free) {
+		a.free = make([]byte, max(n, min(n*a.events, arenaChunk)))
+	}
+	b := a.free[:0:n]
+	a.free = a.free[n:]
+	return b
 }

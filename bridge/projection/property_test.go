@@ -160,7 +160,7 @@ func genTimes(r *rapid.T) (start, end time.Time) {
 	return start, end
 }
 
-// TestQueriesAgreeWithFilterMatch holds List, Scan, Count and the live predicate to one verdict on every event.
+// TestQueriesAgreeWithFilterMatch holds List, Scan, Load, Count and the live predicate to one verdict on every event.
 func TestQueriesAgreeWithFilterMatch(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		log := genLog(r, rapid.IntRange(0, 120).Draw(r, "entries"))
@@ -176,6 +176,7 @@ func TestQueriesAgreeWithFilterMatch(t *testing.T) {
 			start, end := genTimes(r)
 			checkList(t, r, p, m, f, start, end)
 			checkScan(t, r, p, m, f)
+			checkLoad(t, r, p, m)
 			checkCount(t, r, p, m, f, start, end)
 		}
 	})
@@ -253,6 +254,40 @@ func checkScan(t *testing.T, r *rapid.T, p *Projection, m model, f *bridge.Filte
 	}
 	if !slices.Equal(seqsOf(got), seqsOf(want)) {
 		r.Fatalf("scan %v:\n got %v\nwant %v", f.Message, seqsOf(got), seqsOf(want))
+	}
+	checkSame(r, got, want, bodies)
+}
+
+func checkLoad(t *testing.T, r *rapid.T, p *Projection, m model) {
+	bodies := rapid.Bool().Draw(r, "load bodies")
+	var seqs []uint64
+	step := rapid.SampledFrom([]int{1, 1, 2, 10}).Draw(r, "step")
+	for seq := 0; seq <= int(p.Watermark())+3; {
+		seq += rapid.IntRange(1, step).Draw(r, "next")
+		seqs = append(seqs, uint64(seq))
+	}
+	var want, got []*bridge.Encoded
+	for _, e := range m.match(nil, time.Time{}, time.Time{}) {
+		if slices.Contains(seqs, e.Sequence) {
+			want = append(want, e)
+		}
+	}
+	for {
+		out, err := p.Load(t.Context(), bridge.LoadRequest{Sequences: seqs, Bodies: bodies, MaxBytes: rapid.SampledFrom([]int{0, 1, 3000, 1 << 20}).Draw(r, "load bytes")})
+		if err != nil {
+			r.Fatalf("load: %v", err)
+		}
+		got = append(got, out.Events...)
+		looked, _ := slices.BinarySearch(seqs, out.Next+1)
+		if seqs = seqs[looked:]; looked == 0 {
+			break
+		}
+	}
+	if len(seqs) == 0 || seqs[0] <= p.Watermark() {
+		r.Fatalf("load ends before %v, with the watermark %d", seqs, p.Watermark())
+	}
+	if !slices.Equal(seqsOf(got), seqsOf(want)) {
+		r.Fatalf("load:\n got %v\nwant %v", seqsOf(got), seqsOf(want))
 	}
 	checkSame(r, got, want, bodies)
 }

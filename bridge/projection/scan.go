@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"sort"
 
 	"github.com/spotbridge/spotbridge/bridge"
 )
@@ -41,5 +42,27 @@ func (p *Projection) scan(ctx context.Context, st *store, pos *position, r bridg
 	if out.Events = events; edge != 0 {
 		out.Next = edge
 	}
+	return out, err
+}
+
+// Load implements bridge.History.
+func (p *Projection) Load(ctx context.Context, r bridge.LoadRequest) (out bridge.LoadResult, err error) {
+	err = p.read(ctx, "load", func(st *store, pos *position) (err error) {
+		seqs := r.Sequences[:sort.Search(len(r.Sequences), func(i int) bool { return r.Sequences[i] > pos.watermark })]
+		if len(seqs) == 0 {
+			return nil
+		}
+		first, last := seqs[0], seqs[len(seqs)-1]
+		var more bool
+		if last-first == uint64(len(seqs)-1) { // a range costs less than a list
+			out.Events, more, err = p.loadRange(ctx, st, first, last, false, r.Bodies, len(seqs), r.MaxBytes)
+		} else {
+			out.Events, _, more, err = p.loadSeqs(ctx, st, seqs, false, r.Bodies, true, r.MaxBytes)
+		}
+		if out.Next = last; more {
+			out.Next = out.Events[len(out.Events)-1].Sequence
+		}
+		return err
+	})
 	return out, err
 }
