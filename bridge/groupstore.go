@@ -81,8 +81,6 @@ type Taken struct {
 	Deliveries, Before int
 	// Receipt is what the queue needs to settle it.
 	Receipt Receipt
-	// BodySize is the length of the body.
-	BodySize int
 	// Letter is set for redriven events.
 	Letter *StoredLetter
 }

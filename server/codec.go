@@ -37,20 +37,27 @@ func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit 
 	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
 	head = protowire.AppendTag(head, 3, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
-	f := &frame{size: len(head) + size}
+	return assemble(nil, head, parts, size)
+}
+
+// assemble makes a frame of what stands before an event, which may lie on the caller's stack, and the event's parts.
+func assemble(outer, head []byte, parts [][]byte, size int) *frame {
+	before := len(outer) + len(head)
+	f := &frame{size: before + size}
 	if f.size > joinBelow {
+		b := append(append(make([]byte, 0, before), outer...), head...)
 		f.parts = make(mem.BufferSlice, 0, 1+len(parts))
-		f.parts = append(f.parts, mem.SliceBuffer(append([]byte(nil), head...)))
+		f.parts = append(f.parts, mem.SliceBuffer(b))
 		for _, p := range parts {
 			f.parts = append(f.parts, mem.SliceBuffer(p))
 		}
 		return f
 	}
-	one := append(make([]byte, 0, f.size), head...)
+	b := append(append(make([]byte, 0, f.size), outer...), head...)
 	for _, p := range parts {
-		one = append(one, p...)
+		b = append(b, p...)
 	}
-	f.one[0] = mem.SliceBuffer(one)
+	f.one[0] = mem.SliceBuffer(b)
 	f.parts = f.one[:]
 	return f
 }

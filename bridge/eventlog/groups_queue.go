@@ -142,34 +142,41 @@ const (
 )
 
 func ackSubject(r *bridge.GroupRecord, rc bridge.Receipt) string {
-	stream, queue := streamName, mainQueue(r)
+	var array [256]byte
+	b := append(array[:0], "$JS.ACK."...)
 	if rc.Redriven {
-		stream, queue = groupStreamName, redriveQueue(r)
+		b = append(append(append(b, groupStreamName...), '.'), redriveQueue(r)...)
+	} else {
+		b = append(append(append(append(append(append(b, streamName...), '.'), mainPrefix...), r.Name...), '-'), r.Queue...)
 	}
-	b := make([]byte, 0, 160)
-	b = append(append(append(append(append(b, "$JS.ACK."...), stream...), '.'), queue...), '.')
-	for _, n := range [...]uint64{rc.Deliveries, rc.Entry, rc.Delivery, rc.Time} {
-		b = append(strconv.AppendUint(b, n, 10), '.')
+	for _, n := range [...]uint64{rc.Deliveries, rc.Entry, rc.Delivery, rc.Time, 0} { // the last one, how many were waiting, nobody reads
+		b = strconv.AppendUint(append(b, '.'), n, 10)
 	}
-	return string(append(b, '0')) // how many were waiting: nobody reads it
+	return string(b)
 }
 
 // readReceipt reads what the engine calls a delivery.
-func readReceipt(reply string) (bridge.Receipt, bool) {
-	tokens := strings.Split(reply, ".")
-	at := 4 // $JS.ACK.<stream>.<consumer>, and with the second format a domain and an account before them
-	if len(tokens) >= 11 {
-		at = 6
-	} else if len(tokens) != 9 {
-		return bridge.Receipt{}, false
-	}
-	rc := bridge.Receipt{Redriven: tokens[at-2] == groupStreamName}
-	for i, into := range []*uint64{&rc.Deliveries, &rc.Entry, &rc.Delivery, &rc.Time} {
-		n, err := strconv.ParseUint(tokens[at+i], 10, 64)
-		if err != nil {
-			return bridge.Receipt{}, false
+func readReceipt(reply string) (rc bridge.Receipt, ok bool) {
+	var tokens [12]string
+	n := 0
+	for rest, more := reply, true; more; n++ {
+		if n == len(tokens) {
+			return rc, false
 		}
-		*into = n
+		tokens[n], rest, more = strings.Cut(rest, ".")
+	}
+	at := 4 // $JS.ACK.<stream>.<consumer>, and with the second format a domain and an account before them
+	if n >= 11 {
+		at = 6
+	} else if n != 9 {
+		return rc, false
+	}
+	rc.Redriven = tokens[at-2] == groupStreamName
+	for i, into := range [...]*uint64{&rc.Deliveries, &rc.Entry, &rc.Delivery, &rc.Time} {
+		var err error
+		if *into, err = strconv.ParseUint(tokens[at+i], 10, 64); err != nil {
+			return rc, false
+		}
 	}
 	return rc, true
 }
@@ -329,14 +336,10 @@ func (t *taker) receive(m *nats.Msg) {
 		l := readLetter(m.Header, m.Data, rc.Entry)
 		t.redriven = append(t.redriven, bridge.Taken{
 			Redriven: true, Sequence: l.Entry.Sequence, Key: rc.Entry, Deliveries: int(rc.Deliveries), Before: l.Attempts, Receipt: rc,
-			BodySize: len(m.Data), Letter: l,
+			Letter: l,
 		})
 	} else {
-		size, err := strconv.Atoi(m.Header.Get(hdrSize))
-		if err != nil {
-			size = 0
-		}
-		t.queue = append(t.queue, bridge.Taken{Sequence: rc.Entry, Key: rc.Entry, Deliveries: int(rc.Deliveries), Receipt: rc, BodySize: size})
+		t.queue = append(t.queue, bridge.Taken{Sequence: rc.Entry, Key: rc.Entry, Deliveries: int(rc.Deliveries), Receipt: rc})
 	}
 	// Entries come under the log's subject and do not name the request. The engine serves requests in their order.
 	oldest := uint64(0)

@@ -112,10 +112,12 @@ func (s *Groups) Lost(floor uint64) { s.recent.lost(floor) }
 type group struct {
 	s    *Groups
 	name string
+	m    groupMetrics
 	load loader
 
 	mu      sync.Mutex
 	rec     *bridge.GroupRecord // replaced, never changed
+	signer  *signer             // of rec.Key
 	gone    bool
 	changed chan struct{} // closed and replaced when rec or gone changes, or events were redriven
 	redrive uint64        // counts redrives
@@ -155,7 +157,7 @@ func (s *Groups) adopt(rec *bridge.GroupRecord) *group {
 	g := s.groups[rec.Name]
 	if g == nil {
 		g = &group{
-			s: s, name: rec.Name, rec: rec, changed: make(chan struct{}), members: map[*member]struct{}{}, leases: map[leaseKey]*lease{}, unseen: map[leaseKey]int{},
+			s: s, name: rec.Name, m: s.m.of(rec.Name), rec: rec, signer: newSigner(rec.Key), changed: make(chan struct{}), members: map[*member]struct{}{}, leases: map[leaseKey]*lease{}, unseen: map[leaseKey]int{},
 		}
 		g.load.g = g
 		s.groups[rec.Name] = g
@@ -180,6 +182,9 @@ func (g *group) apply(rec *bridge.GroupRecord) {
 			}
 		}
 		clear(g.unseen)
+	}
+	if rec.Key != g.rec.Key {
+		g.signer = newSigner(rec.Key)
 	}
 	if rec.Settings.Filter.Key() != g.rec.Settings.Filter.Key() {
 		g.load.reset()

@@ -25,6 +25,8 @@ type lease struct {
 	client   string
 	size     int64
 	deadline time.Time
+	// id is the delivery id that the client got first; empty when another process gave it.
+	id string
 	// busy says that it is being settled; paid that it cost credits in bytes.
 	busy, paid bool
 }
@@ -35,14 +37,24 @@ func keyOf(t *bridge.Taken) leaseKey { return leaseKey{t.Redriven, t.Key} }
 func (g *group) spent(t *bridge.Taken) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.spentLocked(t)
+}
+
+// spentLocked is spent; g.mu is held.
+func (g *group) spentLocked(t *bridge.Taken) int {
 	return max(t.Deliveries-g.unseen[keyOf(t)], 1)
 }
 
-// hold makes a lease of what was taken. An older one of the same entry is stale from then on. It returns false when the
+// hold makes a lease of what was taken, and its delivery id. An older one of the same entry is stale from then on. It returns false when the
 // group was moved or deleted meanwhile: then what was taken is void.
 func (g *group) hold(l *lease) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.holdLocked(l)
+}
+
+// holdLocked is hold; g.mu is held.
+func (g *group) holdLocked(l *lease) bool {
 	if g.gone || l.rec.Key != g.rec.Key || l.rec.Epoch != g.rec.Epoch && !l.taken.Redriven {
 		return false
 	}
@@ -51,6 +63,7 @@ func (g *group) hold(l *lease) bool {
 		g.forget(old)
 	}
 	g.leases[k] = l
+	l.id = g.newIDLocked(l)
 	if l.member == nil {
 		g.pulled++
 		return true
@@ -99,17 +112,26 @@ func stale(why string) *bridge.Error {
 func (g *group) claim(id string, by *member, now time.Time) (*lease, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.claimLocked(id, by, now)
+}
+
+// claimLocked is claim; g.mu is held.
+func (g *group) claimLocked(id string, by *member, now time.Time) (*lease, error) {
 	if g.gone {
 		return nil, notFound(g.name)
 	}
-	t, err := parseToken(id, &g.rec.Key)
+	t, raw, err := readToken(id)
 	if err != nil {
 		return nil, err
+	}
+	l := g.leases[leaseKey{t.receipt.Redriven, t.receipt.Entry}]
+	// What this process gave is known to the letter. Everything else has to prove itself.
+	if (l == nil || l.id != id) && !g.signer.genuine(raw) {
+		return nil, errToken
 	}
 	if t.epoch != g.rec.Epoch && !t.receipt.Redriven {
 		return nil, stale("the group was moved since this delivery")
 	}
-	l := g.leases[leaseKey{t.receipt.Redriven, t.receipt.Entry}]
 	switch {
 	case l != nil && l.taken.Receipt == t.receipt:
 		switch {
@@ -158,38 +180,51 @@ func (g *group) free(l *lease) {
 	}
 }
 
-// id returns the delivery id of a lease.
-func (g *group) id(l *lease) string {
+// newID returns a delivery id of a lease.
+func (g *group) newID(l *lease) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.newIDLocked(l)
+}
+
+// newIDLocked is newID; g.mu is held.
+func (g *group) newIDLocked(l *lease) string {
 	t := token{instance: g.s.instance, epoch: l.rec.Epoch, attempt: l.attempt, receipt: l.taken.Receipt, deadline: l.deadline}
-	return t.encode(&l.rec.Key)
+	return t.encode(g.signer)
 }
 
 // ack settles claimed leases. With confirm it returns when the store has them. It returns how many were settled.
-func (g *group) ack(ctx context.Context, ls []*lease, confirm bool) (int, error) {
+func (g *group) ack(ctx context.Context, ls []*lease, confirm bool) (n int, err error) {
 	// The store takes them in order, so the last one of each queue answers for the others.
 	last := map[bool]int{}
-	for i, l := range ls {
-		last[l.taken.Redriven] = i
-	}
-	for i, l := range ls {
-		if err := g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, confirm && last[l.taken.Redriven] == i); err != nil {
-			for _, l := range ls[i:] {
-				g.free(l)
-			}
-			return i, storeError(g.name, err)
+	if confirm {
+		for i, l := range ls {
+			last[l.taken.Redriven] = i
 		}
-		g.settledHere(l)
 	}
-	g.s.m.settled.WithLabelValues(g.name, "ack").Add(float64(len(ls)))
-	return len(ls), nil
+	for ; n < len(ls) && err == nil; n++ {
+		l := ls[n]
+		at, ok := last[l.taken.Redriven]
+		if err = g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, ok && at == n); err != nil {
+			break
+		}
+	}
+	g.settledHere(ls[:n]...)
+	g.freeAll(ls[n:])
+	g.m.acked.Add(float64(n))
+	return n, storeError(g.name, err)
 }
 
-// settledHere ends a lease whose event is done.
-func (g *group) settledHere(l *lease) {
+// settledHere ends leases whose events are done.
+func (g *group) settledHere(ls ...*lease) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.unseen, keyOf(&l.taken))
-	g.forget(l)
+	for _, l := range ls {
+		if len(g.unseen) > 0 {
+			delete(g.unseen, keyOf(&l.taken))
+		}
+		g.forget(l)
+	}
 }
 
 // nack handles a claimed lease whose event is not done.

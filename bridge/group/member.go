@@ -77,6 +77,9 @@ type waiting struct {
 	bridge.Taken
 	at       time.Time // taken
 	extended time.Time
+	// found says what stands behind it, once that is known.
+	found found
+	known bool
 }
 
 func (m *member) wakeUp() {
@@ -314,16 +317,23 @@ func (m *member) ack(ctx context.Context, a *pb.Ack) error {
 	g := m.g
 	now := time.Now()
 	ls, ids := make([]*lease, 0, len(a.GetDeliveryIds())), make([]string, 0, len(a.GetDeliveryIds()))
+	var refused []string
+	var why []error
+	g.mu.Lock()
 	for _, id := range a.GetDeliveryIds() {
-		l, err := g.claim(id, m, now)
+		l, err := g.claimLocked(id, m, now)
 		if err != nil {
-			if err := m.refuse(ctx, id, err); err != nil {
-				g.freeAll(ls)
-				return err
-			}
+			refused, why = append(refused, id), append(why, err)
 			continue
 		}
 		ls, ids = append(ls, l), append(ids, id)
+	}
+	g.mu.Unlock()
+	for i, id := range refused {
+		if err := m.refuse(ctx, id, why[i]); err != nil {
+			g.freeAll(ls)
+			return err
+		}
 	}
 	if len(ls) == 0 {
 		return nil
@@ -565,6 +575,11 @@ func (m *member) goodbye(reason pb.GoodbyeReason, retry time.Duration) error {
 func (m *member) room() (events int, bytes int64) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
+	return m.roomLocked()
+}
+
+// roomLocked is room; g.mu is held.
+func (m *member) roomLocked() (events int, bytes int64) {
 	bytes = maxMemberBytes - m.heldBytes
 	if m.limitBytes {
 		bytes = min(bytes, m.bytes)
@@ -582,6 +597,11 @@ func (m *member) step(ctx context.Context, rec *bridge.GroupRecord, view pb.Even
 	if !m.leaving.Load() {
 		if err := m.follow(ctx, rec); err != nil {
 			return m.later(ctx, err)
+		}
+	}
+	if m.rec != rec { // the filter may be another
+		for i := range m.queue {
+			m.queue[i].known = false
 		}
 	}
 	m.rec = rec
@@ -736,20 +756,29 @@ func soonest(a, b time.Time) time.Time {
 	return a
 }
 
-// sendQueue sends what was taken, as far as there is room.
+// sendQueue sends what was taken, as far as there is room for it. later says that the projection is not there yet.
 func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb.EventView, events int) (sent, later bool, err error) {
-	g, s := m.g, m.g.s
+	g := m.g
 	for len(m.queue) > 0 {
 		w := &m.queue[0]
-		f, err := g.event(ctx, rec, &w.Taken, bridge.ViewNeedsBody(view))
-		if err != nil {
-			return sent, false, err
+		if !w.known {
+			if err := g.load.load(ctx, rec, m.queue[:min(len(m.queue), max(events, 1), takeAtOnce)], bridge.ViewNeedsBody(view)); err != nil {
+				return sent, false, err
+			}
+			if !w.known {
+				return sent, true, nil
+			}
 		}
-		if f.later {
-			return sent, true, nil
-		}
-		if f.refused || f.lost || g.spent(&w.Taken) > rec.Settings.MaxDeliveries {
-			t := w.Taken
+		now := time.Now()
+		l, verdict := m.lease(rec, w, now)
+		switch verdict {
+		case noRoom:
+			return sent, false, nil
+		case void:
+			m.pop()
+			continue
+		case undeliverable:
+			t, f := w.Taken, w.found
 			m.pop()
 			sent = true
 			if err := g.dispose(ctx, rec, t, f); err != nil {
@@ -757,30 +786,56 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 			}
 			continue
 		}
-		if events == 0 {
-			return sent, false, nil
-		}
-		if _, bytes := m.room(); bytes <= 0 {
-			return sent, false, nil
-		}
-		now := time.Now()
-		if now.Sub(w.extended) > time.Second {
-			if err := s.cfg.Store.Extend(ctx, rec, w.Receipt); err != nil {
+		e, late := w.found.event, now.Sub(w.extended) > time.Second
+		m.pop()
+		if late { // the queue's deadline must not come before the lease's
+			if err := g.s.cfg.Store.Extend(ctx, rec, l.taken.Receipt); err != nil {
 				return sent, false, err
 			}
 		}
-		l := &lease{
-			rec: rec, taken: w.Taken, attempt: w.Before + g.spent(&w.Taken), member: m, client: m.req.ClientName,
-			size: int64(len(f.event.Envelope) + f.event.BodySize), deadline: now.Add(rec.Settings.AckDeadline),
-		}
-		m.pop()
-		if err := m.sendEvent(l, f.event, view); err != nil {
+		if err := m.sendEvent(l, e, view); err != nil {
 			return sent, false, err
 		}
 		sent = true
 		events--
 	}
 	return sent, false, nil
+}
+
+// What becomes of an entry that was taken.
+type verdict int
+
+const (
+	leased verdict = iota
+	// noRoom: the member may not be sent more now.
+	noRoom
+	// undeliverable: the filter refuses it, nobody holds it, or it was delivered as often as the group allows.
+	undeliverable
+	// void: the group was moved or deleted meanwhile.
+	void
+)
+
+// lease makes a lease of an entry. It comes before the event is sent: the ack may be faster than the send.
+func (m *member) lease(rec *bridge.GroupRecord, w *waiting, now time.Time) (*lease, verdict) {
+	g := m.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	spent := g.spentLocked(&w.Taken)
+	if w.found.refused || w.found.lost || spent > rec.Settings.MaxDeliveries {
+		return nil, undeliverable
+	}
+	if events, bytes := m.roomLocked(); events <= 0 || bytes <= 0 {
+		return nil, noRoom
+	}
+	e := w.found.event
+	l := &lease{
+		rec: rec, taken: w.Taken, attempt: w.Before + spent, member: m, client: m.req.ClientName,
+		size: int64(len(e.Envelope) + e.BodySize), deadline: now.Add(rec.Settings.AckDeadline),
+	}
+	if !g.holdLocked(l) {
+		return nil, void
+	}
+	return l, leased
 }
 
 func (m *member) pop() {
@@ -790,16 +845,13 @@ func (m *member) pop() {
 	}
 }
 
-// sendEvent makes the lease and sends the event. The lease comes first: the ack may be faster than this.
+// sendEvent sends a leased event.
 func (m *member) sendEvent(l *lease, e *bridge.Encoded, view pb.EventView) error {
 	g := m.g
-	if !g.hold(l) {
-		return nil
-	}
 	m.due = soonest(m.due, l.deadline)
-	d := &bridge.GroupDelivery{ID: g.id(l), Attempt: l.attempt, Redriven: l.taken.Redriven, Deadline: l.deadline, Event: e}
+	d := bridge.GroupDelivery{ID: l.id, Attempt: l.attempt, Redriven: l.taken.Redriven, Deadline: l.deadline, Event: e}
 	m.sending.Store(time.Now().UnixNano())
-	size, err := m.stream.SendDelivery(d, view, m.req.MaxMessageBytes)
+	size, err := m.stream.SendDelivery(&d, view, m.req.MaxMessageBytes)
 	m.sending.Store(0)
 	if err != nil {
 		return err
@@ -807,29 +859,14 @@ func (m *member) sendEvent(l *lease, e *bridge.Encoded, view pb.EventView) error
 	m.spoken = time.Now()
 	g.charge(m, l, int64(size))
 	m.average += (float64(size) - m.average) / 16
-	g.s.m.delivered.WithLabelValues(g.name).Inc()
-	if l.attempt > 1 {
-		g.s.m.redelivered.WithLabelValues(g.name).Inc()
-	}
+	g.m.count(l.attempt)
 	return nil
-}
-
-// event finds the event of what was taken.
-func (g *group) event(ctx context.Context, rec *bridge.GroupRecord, t *bridge.Taken, bodies bool) (found, error) {
-	if !t.Redriven {
-		return g.load.find(ctx, rec, t.Sequence, bodies)
-	}
-	e, err := bridge.RestoreEncoded(t.Letter.Entry, t.Letter.Ordering, g.s.cfg.Converter)
-	if err != nil {
-		return found{}, err
-	}
-	return found{event: e}, nil
 }
 
 // dispose settles what is not delivered: the filter refuses it, or it was delivered too often.
 func (g *group) dispose(ctx context.Context, rec *bridge.GroupRecord, t bridge.Taken, f found) error {
 	if f.refused {
-		g.s.m.filtered.WithLabelValues(g.name).Inc()
+		g.m.filtered.Inc()
 		g.mu.Lock()
 		delete(g.unseen, keyOf(&t))
 		g.mu.Unlock()

@@ -47,3 +47,20 @@ func (m *metrics) forget(group string) {
 		g.DeleteLabelValues(group)
 	}
 }
+
+// groupMetrics are those of one group that count events: found once.
+type groupMetrics struct{ delivered, redelivered, acked, filtered prometheus.Counter }
+
+func (m *metrics) of(group string) groupMetrics {
+	return groupMetrics{
+		m.delivered.WithLabelValues(group), m.redelivered.WithLabelValues(group), m.settled.WithLabelValues(group, "ack"), m.filtered.WithLabelValues(group),
+	}
+}
+
+// count counts a delivery.
+func (m *groupMetrics) count(attempt int) {
+	m.delivered.Inc()
+	if attempt > 1 {
+		m.redelivered.Inc()
+	}
+}

@@ -146,11 +146,14 @@ func (p *puller) run(ctx context.Context, changed <-chan struct{}) error {
 // add makes deliveries of what was taken. It returns true when the answer is full.
 func (p *puller) add(ctx context.Context, ts []bridge.Taken) (done bool, err error) {
 	g := p.g
+	ws := make([]waiting, len(ts))
 	for i := range ts {
-		t := ts[i]
-		var f found
+		ws[i].Taken = ts[i]
+	}
+	for i := range ws {
+		t := ws[i].Taken
 		for {
-			if f, err = g.event(ctx, p.rec, &t, bridge.ViewNeedsBody(p.out.View)); err != nil || !f.later {
+			if err = g.load.load(ctx, p.rec, ws[i:min(i+takeAtOnce, len(ws))], bridge.ViewNeedsBody(p.out.View)); err != nil || ws[i].known {
 				break
 			}
 			// The projection is behind by milliseconds, as a rule.
@@ -158,6 +161,8 @@ func (p *puller) add(ctx context.Context, ts []bridge.Taken) (done bool, err err
 				break
 			}
 		}
+		f := ws[i].found
+		ws[i].found = found{} // the body is large
 		if err != nil {
 			p.rest = append(p.rest, ts[i:]...)
 			return false, err
@@ -185,12 +190,9 @@ func (p *puller) add(ctx context.Context, ts []bridge.Taken) (done bool, err err
 		p.want--
 		p.bytes += size
 		p.out.Deliveries = append(p.out.Deliveries, &bridge.GroupDelivery{
-			ID: g.id(l), Attempt: l.attempt, Redriven: t.Redriven, Deadline: l.deadline, Event: f.event,
+			ID: l.id, Attempt: l.attempt, Redriven: t.Redriven, Deadline: l.deadline, Event: f.event,
 		})
-		g.s.m.delivered.WithLabelValues(g.name).Inc()
-		if l.attempt > 1 {
-			g.s.m.redelivered.WithLabelValues(g.name).Inc()
-		}
+		g.m.count(l.attempt)
 	}
 	return p.want == 0, nil
 }
@@ -296,7 +298,7 @@ func (s *Groups) Acknowledge(ctx context.Context, r *pb.AcknowledgeRequest) (*pb
 			refuse(id, err)
 			continue
 		}
-		out.Extended = append(out.Extended, &pb.Extended{DeliveryId: id, NewDeliveryId: g.id(l), AckDeadlineTime: timestamppb.New(deadline)})
+		out.Extended = append(out.Extended, &pb.Extended{DeliveryId: id, NewDeliveryId: g.newID(l), AckDeadlineTime: timestamppb.New(deadline)})
 	}
 	return out, ctx.Err()
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"hash"
+	"sync"
 	"time"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -30,8 +32,29 @@ type token struct {
 	deadline time.Time
 }
 
-func (t *token) encode(key *[32]byte) string {
-	b := make([]byte, 0, 96)
+// signer makes the MACs of a group's delivery ids.
+type signer struct {
+	key    [32]byte
+	hashes sync.Pool // of hash.Hash: setting one up costs as much as the MAC
+}
+
+func newSigner(key [32]byte) *signer {
+	s := &signer{key: key}
+	s.hashes.New = func() any { return hmac.New(sha256.New, s.key[:]) }
+	return s
+}
+
+// append appends the MAC of what is there.
+func (s *signer) append(b []byte) []byte {
+	h := s.hashes.Get().(hash.Hash)
+	defer s.hashes.Put(h)
+	h.Reset()
+	h.Write(b)
+	return h.Sum(b)[:len(b)+macSize]
+}
+
+func (t *token) encode(s *signer) string {
+	b := make([]byte, 0, maxTokenBytes)
 	flags := byte(0)
 	if t.receipt.Redriven {
 		flags |= flagRedriven
@@ -43,39 +66,43 @@ func (t *token) encode(key *[32]byte) string {
 	} {
 		b = binary.AppendUvarint(b, n)
 	}
-	return base64.RawURLEncoding.EncodeToString(append(b, mac(key, b)...))
+	return base64.RawURLEncoding.EncodeToString(s.append(b))
 }
 
-func mac(key *[32]byte, b []byte) []byte {
-	h := hmac.New(sha256.New, key[:])
-	h.Write(b)
-	return h.Sum(nil)[:macSize]
-}
-
-// parseToken reads a delivery id of the group.
-func parseToken(text string, key *[32]byte) (*token, error) {
-	invalid := &bridge.Error{
+var (
+	tokenEncoding = base64.RawURLEncoding.Strict()
+	errToken      = &bridge.Error{
 		Reason: pb.ErrorReason_ERROR_REASON_INVALID_DELIVERY_ID, Message: "not a delivery id of this group; pass it exactly as it was received",
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < 6+macSize || len(b) > maxTokenBytes || b[0] != tokenVersion {
-		return nil, invalid
+)
+
+// readToken reads a delivery id. Whether it is the group's own, only genuine tells.
+func readToken(text string) (t token, raw []byte, err error) {
+	if len(text) > tokenEncoding.EncodedLen(maxTokenBytes) {
+		return t, nil, errToken
 	}
-	body, sum := b[:len(b)-macSize], b[len(b)-macSize:]
-	if !hmac.Equal(sum, mac(key, body)) {
-		return nil, invalid
+	b, err := tokenEncoding.DecodeString(text)
+	if err != nil || len(b) < 6+macSize || b[0] != tokenVersion {
+		return t, nil, errToken
 	}
-	t := &token{instance: binary.BigEndian.Uint32(body[2:6])}
+	body := b[:len(b)-macSize]
+	t.instance = binary.BigEndian.Uint32(body[2:6])
 	t.receipt.Redriven = body[1]&flagRedriven != 0
 	var attempt, deadline uint64
 	rest := body[6:]
-	for _, into := range []*uint64{&t.epoch, &attempt, &t.receipt.Deliveries, &t.receipt.Entry, &t.receipt.Delivery, &t.receipt.Time, &deadline} {
+	for _, into := range [...]*uint64{&t.epoch, &attempt, &t.receipt.Deliveries, &t.receipt.Entry, &t.receipt.Delivery, &t.receipt.Time, &deadline} {
 		n, size := binary.Uvarint(rest)
 		if size <= 0 {
-			return nil, invalid
+			return t, nil, errToken
 		}
 		*into, rest = n, rest[size:]
 	}
 	t.attempt, t.deadline = int(attempt), time.UnixMilli(int64(deadline))
-	return t, nil
+	return t, b, nil
+}
+
+// genuine reports whether the group made a token.
+func (s *signer) genuine(raw []byte) bool {
+	body := raw[:len(raw)-macSize]
+	return hmac.Equal(s.append(body[:len(body):len(body)])[len(body):], raw[len(body):])
 }
