@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,11 +13,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/spotbridge/spotbridge/bridge/eventlog"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 const (
+	// logStream is the name of the log's stream.
+	logStream = "spotbridge_log"
 	// groupWindow is how many events a member may hold, there and here.
 	groupWindow = 1000
 	// ackBatch is how many acks the client sends at once, when there are so many.
@@ -24,45 +30,49 @@ const (
 )
 
 // groups: acknowledged events per second of a consumer group with one and four members, beside a bare JetStream durable pull
-// consumer of the same bodies with as many workers. Both read a backlog, and both acknowledge every event.
+// consumer of the same log with as many workers. Both read a backlog, and both acknowledge every event.
 func (b *bench) groups(ctx context.Context) error {
-	for _, size := range []int{1 << 10, 20 << 10} {
-		if err := b.groupsOf(ctx, size); err != nil {
+	for _, q := range []struct{ size, events int }{{1 << 10, 60_000}, {20 << 10, 20_000}} {
+		if err := b.groupsOf(ctx, q.size, q.events); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) groupsOf(ctx context.Context, size int) error {
+func (b *bench) groupsOf(ctx context.Context, size, events int) error {
 	name := fmt.Sprintf("%d KB", size>>10)
 	br, err := startBridge(ctx, filepath.Join(b.dir, "groups"+fmt.Sprint(size)))
 	if err != nil {
 		return err
 	}
 	defer br.stop()
-	base, err := startMinimal(filepath.Join(b.dir, "groups-minimal"+fmt.Sprint(size)))
+	body := pnrBody(size)
+	if err := fillBridge(ctx, br, body, events); err != nil {
+		return err
+	}
+	if err := inspected(ctx, br); err != nil {
+		return err
+	}
+	dir := filepath.Join(b.dir, "groups-minimal"+fmt.Sprint(size))
+	if err := makeLog(ctx, dir, body, events); err != nil {
+		return err
+	}
+	base, err := startMinimal(dir)
 	if err != nil {
 		return err
 	}
 	defer base.stop()
-	body := pnrBody(size)
-	if err := fillBridge(ctx, br, body); err != nil {
-		return err
-	}
-	if err := fillStream(ctx, base, body); err != nil {
-		return err
-	}
 	round := 0
 	for _, members := range []int{1, 4} {
 		for _, view := range []pb.EventView{pb.EventView_EVENT_VIEW_RAW, pb.EventView_EVENT_VIEW_ENVELOPE} {
 			viaGroup := func() (sample, error) {
 				round++
-				return timeGroup(ctx, br, fmt.Sprintf("bench-%d", round), members, view)
+				return timeGroup(ctx, br, fmt.Sprintf("bench-%d", round), members, view, events)
 			}
 			bare := func() (sample, error) {
 				round++
-				return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members)
+				return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members, events)
 			}
 			x, y, ratio, err := b.pair(viaGroup, bare)
 			if err != nil {
@@ -81,8 +91,39 @@ func (b *bench) groupsOf(ctx context.Context, size int) error {
 	return nil
 }
 
+// inspected waits until the bridge has looked for drift in everything: it does so once, in the background.
+func inspected(ctx context.Context, br *bridgeProcess) error {
+	for {
+		got, err := pb.NewCatalogServiceClient(br.conn).ListSchemaDrift(ctx, &pb.ListSchemaDriftRequest{PageSize: 1})
+		if err != nil {
+			return err
+		}
+		if got.GetNextInspection() == nil && got.GetInspection().GetWatermark() >= got.GetHead() {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// makeLog writes a log without a bridge.
+func makeLog(ctx context.Context, dir string, body []byte, events int) error {
+	l, err := eventlog.Open(ctx, eventlog.Config{Dir: dir, MaxBytes: 32 << 30, MaxBody: 8 << 20})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return parallel(events, func(i int) error {
+		_, err := l.Append(ctx, benchEntry("r"+strconv.Itoa(i), "OP_"+strconv.Itoa(i%60), body))
+		return err
+	})
+}
+
 // timeGroup has a new group read everything.
-func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int, view pb.EventView) (sample, error) {
+func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int, view pb.EventView, events int) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	service := pb.NewConsumerGroupServiceClient(br.conn)
@@ -97,7 +138,7 @@ func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int
 	for range members {
 		go func() {
 			errs <- consumeAll(ctx, br.GRPCAddr(), group, view, func(n int) {
-				if acked.Add(int64(n)) >= replayEvents {
+				if acked.Add(int64(n)) >= int64(events) {
 					once.Do(func() { close(done) })
 				}
 			}, done)
@@ -111,10 +152,35 @@ func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int
 		}
 	}
 	_, err := service.DeleteConsumerGroup(ctx, &pb.DeleteConsumerGroupRequest{Group: group})
-	return sample{rate: replayEvents / took.Seconds(), cpuPer: spent / replayEvents}, err
+	return sample{rate: float64(events) / took.Seconds(), cpuPer: spent / time.Duration(events)}, err
 }
 
-// consumeAll is one member. Its acks are sent and not waited for, like those of the baseline.
+// delivery is a message to a member of which only the delivery id is read.
+type delivery struct {
+	id      string
+	refused bool
+}
+
+func (d *delivery) read(data mem.BufferSlice) error {
+	var array [512]byte // what stands before the event
+	b := array[:data.CopyTo(array[:])]
+	num, _, n := protowire.ConsumeTag(b)
+	switch d.refused = num == 4; num {
+	case 2:
+		if _, m := protowire.ConsumeVarint(b[n:]); m > 0 {
+			if num, _, k := protowire.ConsumeTag(b[n+m:]); num == 1 {
+				id, _ := protowire.ConsumeString(b[n+m+k:])
+				d.id = id
+				return nil
+			}
+		}
+		return errors.New("a delivery without its id in front")
+	}
+	return nil
+}
+
+// consumeAll is one member. Its acks are sent and not waited for, and what it acknowledges is not decoded, like the
+// baseline's.
 func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acked func(int), done <-chan struct{}) error {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -123,30 +189,30 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := pb.NewConsumerGroupServiceClient(conn).Consume(ctx)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, pb.ConsumerGroupService_Consume_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
 	if err != nil {
 		return err
 	}
 	join := &pb.Join{Group: group, View: view, Credit: &pb.Credit{Events: groupWindow}, AutoCredit: true}
-	if err := stream.Send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Join{Join: join}}); err != nil {
+	if err := stream.SendMsg(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Join{Join: join}}); err != nil {
 		return err
 	}
 	ids := make(chan string, groupWindow)
 	received := make(chan error, 1)
 	go func() {
 		for {
-			m, err := stream.Recv()
-			if err != nil {
+			var m delivery
+			if err := stream.RecvMsg(&m); err != nil {
 				close(ids)
 				received <- err
 				return
 			}
-			if d := m.GetDelivery(); d != nil {
-				ids <- d.GetDeliveryId()
-			}
-			if r := m.GetRefused(); r != nil {
-				received <- fmt.Errorf("an ack was refused: %s", r.GetReason())
+			if m.refused {
+				received <- errors.New("an ack was refused")
 				return
+			}
+			if m.id != "" {
+				ids <- m.id
 			}
 		}
 	}()
@@ -171,7 +237,7 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 				more = false
 			}
 		}
-		if err := stream.Send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Ack{Ack: &pb.Ack{DeliveryIds: batch}}}); err != nil {
+		if err := stream.SendMsg(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Ack{Ack: &pb.Ack{DeliveryIds: batch}}}); err != nil {
 			return errors.Join(err, <-received)
 		}
 		acked(len(batch))
@@ -179,9 +245,9 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 }
 
 // timeConsumer is the baseline: workers on one durable consumer, in this process and without gRPC.
-func timeConsumer(ctx context.Context, base *minimal, name string, workers int) (sample, error) {
-	cons, err := base.js.CreateConsumer(ctx, "bench", jetstream.ConsumerConfig{
-		Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxAckPending: groupWindow * workers,
+func timeConsumer(ctx context.Context, base *minimal, name string, workers, events int) (sample, error) {
+	cons, err := base.js.CreateConsumer(ctx, logStream, jetstream.ConsumerConfig{
+		Durable: name, FilterSubject: "ev.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxAckPending: groupWindow * workers,
 	})
 	if err != nil {
 		return sample{}, err
@@ -194,7 +260,7 @@ func timeConsumer(ctx context.Context, base *minimal, name string, workers int) 
 	for range workers {
 		c, err := cons.Consume(func(m jetstream.Msg) {
 			_ = m.Ack()
-			if acked.Add(1) == replayEvents {
+			if acked.Add(1) == int64(events) {
 				once.Do(func() { close(done) })
 			}
 		}, jetstream.PullMaxMessages(groupWindow))
@@ -212,5 +278,5 @@ func timeConsumer(ctx context.Context, base *minimal, name string, workers int) 
 	for _, c := range running {
 		c.Stop()
 	}
-	return sample{rate: replayEvents / took.Seconds(), cpuPer: spent / replayEvents}, base.js.DeleteConsumer(ctx, "bench", name)
+	return sample{rate: float64(events) / took.Seconds(), cpuPer: spent / time.Duration(events)}, base.js.DeleteConsumer(ctx, logStream, name)
 }

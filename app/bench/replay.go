@@ -36,7 +36,7 @@ func (b *bench) replay(ctx context.Context) error {
 	}
 	defer base.stop()
 	body := pnrBody(20 << 10)
-	if err := fillBridge(ctx, br, body); err != nil {
+	if err := fillBridge(ctx, br, body, replayEvents); err != nil {
 		return err
 	}
 	if err := fillStream(ctx, base, body); err != nil {
@@ -166,8 +166,8 @@ func parallel(n int, job func(i int) error) error {
 	}
 }
 
-func fillBridge(ctx context.Context, br *bridgeProcess, body []byte) error {
-	if err := parallel(replayEvents, func(i int) error {
+func fillBridge(ctx context.Context, br *bridgeProcess, body []byte, events int) error {
+	if err := parallel(events, func(i int) error {
 		_, err := br.Log().Append(ctx, benchEntry("r"+strconv.Itoa(i), "OP_"+strconv.Itoa(i%60), body))
 		return err
 	}); err != nil {
@@ -178,7 +178,7 @@ func fillBridge(ctx context.Context, br *bridgeProcess, body []byte) error {
 		if err != nil {
 			return err
 		}
-		if got.GetTotal() == replayEvents {
+		if got.GetTotal() == int64(events) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -36,9 +36,11 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 type received struct{ bytes int }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if r, ok := v.(*received); ok {
+	switch r := v.(type) {
+	case *received:
 		r.bytes = data.Len()
-		return nil
+	case *delivery:
+		return r.read(data)
 	}
 	return nil
 }
