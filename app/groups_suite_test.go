@@ -463,7 +463,8 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("got %v, want %v", got, want)
 		}
-		// And wider again.
+		// And wider again, for what comes from then on.
+		waitUntil(t, "nothing is left", func() bool { return r.state(t, "g").GetLagEvents() == 0 })
 		if _, err := r.groups().UpdateConsumerGroup(t.Context(), &pb.UpdateConsumerGroupRequest{Group: "g", Filter: &pb.EventFilter{}}); err != nil {
 			t.Fatal(err)
 		}

@@ -151,7 +151,8 @@ func (l *Log) openJournal(ctx context.Context) (err error) {
 	return nil
 }
 
-func (l *Log) connect(role string) (*nats.Conn, error) {
+// connect opens a connection. What how says goes for the embedded server only.
+func (l *Log) connect(role string, how ...func(nats.InProcessConnProvider) nats.InProcessConnProvider) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("spotbridge " + role),
 		nats.MaxReconnects(-1),
@@ -169,7 +170,11 @@ func (l *Log) connect(role string) (*nats.Conn, error) {
 		nats.ReconnectBufSize(-1),
 	}
 	if l.ns != nil {
-		nc, err := nats.Connect("", append(opts, nats.InProcessServer(l.ns))...)
+		var server nats.InProcessConnProvider = l.ns
+		for _, f := range how {
+			server = f(server)
+		}
+		nc, err := nats.Connect("", append(opts, nats.InProcessServer(server))...)
 		if err != nil {
 			return nil, fmt.Errorf("connect to the embedded log: %w", err)
 		}

@@ -44,6 +44,7 @@ type GroupConfig struct {
 type GroupStore struct {
 	log     *Log
 	nc      *nats.Conn // its own connection: neither appends nor the follower wait behind what members are sent
+	pull    *nats.Conn // what the log's queues give out
 	js      jetstream.JetStream
 	records jetstream.KeyValue
 	letters jetstream.Stream
@@ -63,6 +64,9 @@ func (l *Log) OpenGroups(ctx context.Context, cfg GroupConfig) (_ *GroupStore, e
 		}
 	}()
 	if s.nc, err = l.connect("groups"); err != nil {
+		return nil, err
+	}
+	if s.pull, err = l.connect("pull", withoutHeaders); err != nil {
 		return nil, err
 	}
 	if s.js, err = jetstream.New(s.nc); err != nil {
@@ -91,8 +95,11 @@ func (l *Log) OpenGroups(ctx context.Context, cfg GroupConfig) (_ *GroupStore, e
 	return s, nil
 }
 
-// Close ends the connection. Takers must have been closed.
+// Close ends the connections. Takers must have been closed.
 func (s *GroupStore) Close() {
+	if s.pull != nil {
+		s.pull.Close()
+	}
 	if s.nc != nil {
 		_ = s.nc.FlushTimeout(2 * time.Second) // acks on their way
 		s.nc.Close()

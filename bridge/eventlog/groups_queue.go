@@ -30,6 +30,9 @@ const (
 	// maxSubjects bounds the subjects of a queue; filters with more combinations are matched more coarsely by the engine.
 	maxSubjects = 64
 
+	// redriveInbox sets the answers to requests for redriven events apart.
+	redriveInbox = "r."
+
 	requestExpires = 5 * time.Second
 	requestGrace   = 3 * time.Second
 	redriveWait    = time.Second
@@ -229,12 +232,13 @@ func (s *GroupStore) Extend(_ context.Context, r *bridge.GroupRecord, rc bridge.
 
 // taker pulls from the queues of a group. Requests have an inbox each, so that a word about one can be told from others.
 type taker struct {
-	s       *GroupStore
-	r       *bridge.GroupRecord
-	inbox   string
-	sub     *nats.Subscription
-	ready   chan struct{}
-	drained chan struct{}
+	s     *GroupStore
+	r     *bridge.GroupRecord
+	inbox string
+	// main is for the log's queue, which comes without headers when the log is embedded; redrives for the redriven events.
+	main, redrives *nats.Subscription
+	ready          chan struct{}
+	drained        sync.WaitGroup
 
 	mu       sync.Mutex
 	next     uint64
@@ -253,18 +257,24 @@ type request struct {
 
 // OpenTaker implements bridge.GroupStore.
 func (s *GroupStore) OpenTaker(_ context.Context, r *bridge.GroupRecord) (bridge.Taker, error) {
-	t := &taker{
-		s: s, r: r, inbox: s.nc.NewInbox() + ".", ready: make(chan struct{}, 1), drained: make(chan struct{}), requests: map[uint64]*request{},
+	t := &taker{s: s, r: r, inbox: s.nc.NewInbox() + ".", ready: make(chan struct{}, 1), requests: map[uint64]*request{}}
+	subscribe := func(nc *nats.Conn, inbox string) (*nats.Subscription, error) {
+		sub, err := nc.Subscribe(inbox+"*", t.receive)
+		if err != nil {
+			return nil, bridge.LogUnavailable(fmt.Errorf("open the queue of group %s: %w", r.Name, err))
+		}
+		t.drained.Add(1)
+		sub.SetClosedHandler(func(string) { t.drained.Done() })
+		return sub, sub.SetPendingLimits(-1, -1) // bounded by what is requested
 	}
-	sub, err := s.nc.Subscribe(t.inbox+"*", t.receive)
-	if err != nil {
-		return nil, bridge.LogUnavailable(fmt.Errorf("open the queue of group %s: %w", r.Name, err))
+	var err error
+	if t.main, err = subscribe(s.pull, t.inbox); err != nil {
+		return nil, err
 	}
-	sub.SetClosedHandler(func(string) { close(t.drained) })
-	if err := sub.SetPendingLimits(-1, -1); err != nil { // bounded by what is requested
-		return nil, bridge.LogUnavailable(err)
+	if t.redrives, err = subscribe(s.nc, t.inbox+redriveInbox); err != nil {
+		_ = t.main.Unsubscribe()
+		return nil, err
 	}
-	t.sub = sub
 	return t, nil
 }
 
@@ -275,13 +285,13 @@ func (t *taker) ask(n int, redriven bool) (*request, error) {
 	t.next++
 	rq := &request{redriven: redriven, left: n, until: time.Now().Add(requestExpires + requestGrace), done: make(chan struct{})}
 	t.requests[t.next] = rq
-	stream, queue := streamName, mainQueue(t.r)
+	nc, inbox, stream, queue := t.s.pull, t.inbox, streamName, mainQueue(t.r)
 	body := fmt.Sprintf(`{"batch":%d,"expires":%d}`, n, requestExpires.Nanoseconds())
 	if redriven {
-		stream, queue = groupStreamName, redriveQueue(t.r)
+		nc, inbox, stream, queue = t.s.nc, t.inbox+redriveInbox, groupStreamName, redriveQueue(t.r)
 		body = fmt.Sprintf(`{"batch":%d,"no_wait":true}`, n)
 	}
-	if err := t.s.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+queue, t.inbox+strconv.FormatUint(t.next, 10), []byte(body)); err != nil {
+	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+queue, inbox+strconv.FormatUint(t.next, 10), []byte(body)); err != nil {
 		delete(t.requests, t.next)
 		return nil, bridge.LogUnavailable(fmt.Errorf("ask for events of group %s: %w", t.r.Name, err))
 	}
@@ -301,7 +311,8 @@ func (t *taker) Requested() int {
 	n := len(t.queue)
 	for id, rq := range t.requests {
 		if !rq.redriven && time.Now().After(rq.until) {
-			delete(t.requests, id) // the engine's answer was lost with a connection
+			delete(t.requests, id) // the engine's answer was lost with a connection, or the queue is gone
+			go t.look()
 		} else if !rq.redriven {
 			n += rq.left
 		}
@@ -326,6 +337,7 @@ func (t *taker) receive(m *nats.Msg) {
 	rc, ok := readReceipt(m.Reply)
 	if !ok {
 		if text, ok := strings.CutPrefix(m.Subject, t.inbox); ok {
+			text = strings.TrimPrefix(text, redriveInbox)
 			if id, err := strconv.ParseUint(text, 10, 64); err == nil {
 				t.status(id, t.requests[id], m.Header.Get("Status"), m.Header.Get("Description"))
 			}
@@ -368,12 +380,31 @@ func (t *taker) status(id uint64, rq *request, code, text string) {
 	}
 	t.end(id, rq)
 	switch {
+	case code == "":
+		// It came without headers, and so without its meaning: its time is over, or something happened.
+		if time.Now().Before(rq.until.Add(-requestGrace)) {
+			go t.look()
+		}
 	case code == "503", code == "409" && strings.Contains(strings.ToLower(text), "consumer deleted"):
 		t.err = fmt.Errorf("queue of group %s: %w", t.r.Name, bridge.ErrQueueGone)
 	case code == "404", code == "408", code == "409":
 	default:
 		t.err = bridge.LogUnavailable(fmt.Errorf("queue of group %s: the engine says %s %s", t.r.Name, code, text))
 	}
+	t.signal()
+}
+
+// look finds out whether the log's queue is still there.
+func (t *taker) look() {
+	ctx, cancel := context.WithTimeout(context.Background(), requestExpires)
+	defer cancel()
+	_, err := t.s.consumerInfo(ctx, streamName, mainQueue(t.r))
+	if !errors.Is(err, bridge.ErrQueueGone) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err = err
 	t.signal()
 }
 
@@ -423,9 +454,14 @@ func (t *taker) TakeRedriven(ctx context.Context, n int) ([]bridge.Taken, error)
 
 // Close implements bridge.Taker. What is on its way still comes: otherwise it would come back only after its deadline.
 func (t *taker) Close() []bridge.Taken {
-	if err := t.sub.Drain(); err == nil {
+	if err := errors.Join(t.main.Drain(), t.redrives.Drain()); err == nil {
+		drained := make(chan struct{})
+		go func() {
+			t.drained.Wait()
+			close(drained)
+		}()
 		select {
-		case <-t.drained:
+		case <-drained:
 		case <-time.After(closeWait):
 		}
 	}
