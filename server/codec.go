@@ -14,17 +14,17 @@ import (
 type frame struct {
 	parts mem.BufferSlice
 	size  int
-	// one is where parts lies when there is one.
-	one [1]mem.Buffer
+	// room is where parts lies, as a rule.
+	room [2]mem.Buffer
 }
 
 const (
 	// responseOverhead is more than what a SubscribeResponse needs around an event: a cursor of 50 bytes at most, two tags, two
 	// lengths.
 	responseOverhead = 80
-	// joinBelow is the size up to which a frame is copied into one piece: many small pieces cost more than the copy, which
-	// is made once for all.
-	joinBelow = 4 << 10
+	// joinBelow is the size up to which what a frame is made of is copied into one piece with its neighbours: many small pieces
+	// cost more than the copy, which is made once for all.
+	joinBelow = 512
 )
 
 // newFrame returns the SubscribeResponse of an event.
@@ -42,23 +42,29 @@ func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit 
 
 // assemble makes a frame of what stands before an event, which may lie on the caller's stack, and the event's parts.
 func assemble(outer, head []byte, parts [][]byte, size int) *frame {
-	before := len(outer) + len(head)
-	f := &frame{size: before + size}
-	if f.size > joinBelow {
-		b := append(append(make([]byte, 0, before), outer...), head...)
-		f.parts = make(mem.BufferSlice, 0, 1+len(parts))
-		f.parts = append(f.parts, mem.SliceBuffer(b))
-		for _, p := range parts {
-			f.parts = append(f.parts, mem.SliceBuffer(p))
-		}
-		return f
-	}
-	b := append(append(make([]byte, 0, f.size), outer...), head...)
+	n := len(outer) + len(head)
+	f := &frame{size: n + size}
 	for _, p := range parts {
-		b = append(b, p...)
+		if len(p) <= joinBelow {
+			n += len(p)
+		}
 	}
-	f.one[0] = mem.SliceBuffer(b)
-	f.parts = f.one[:]
+	b := append(append(make([]byte, 0, n), outer...), head...)
+	f.parts = f.room[:0]
+	for _, p := range parts {
+		if len(p) <= joinBelow {
+			b = append(b, p...)
+			continue
+		}
+		if len(b) > 0 {
+			f.parts = append(f.parts, mem.SliceBuffer(b))
+		}
+		f.parts = append(f.parts, mem.SliceBuffer(p))
+		b = b[len(b):]
+	}
+	if len(b) > 0 {
+		f.parts = append(f.parts, mem.SliceBuffer(b))
+	}
 	return f
 }
 

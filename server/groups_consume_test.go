@@ -16,7 +16,7 @@ import (
 func TestADeliveryFrameIsTheMessage(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		body := rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(rt, "body")
-		for range rapid.IntRange(0, 7).Draw(rt, "doublings") { // below and above joinBelow
+		for range rapid.IntRange(0, 7).Draw(rt, "doublings") { // joined and not
 			body = append(body, body...)
 		}
 		envelope, err := proto.Marshal(&pb.Event{Id: "sandbox.1", Sequence: rapid.Uint64().Draw(rt, "sequence")})

