@@ -19,15 +19,33 @@ const replace = `INSERT OR REPLACE INTO expenses VALUES (@ticket_number, @pnr_id
 const dump = `SELECT ticket_number, pnr_id, organization_id, traveler_id, currency, amount_milli, refund_milli, net_milli,
   state, version, event_id FROM expenses ORDER BY ticket_number`;
 
+/** How long a database that is in use is waited for. */
+const busyMs = 5000;
+
+function sleep(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
 /** The database of the feed. What it returned from is on disk, and all of a message is there or nothing of it. */
 export class Store {
   readonly #db: Database.Database;
 
   constructor(path: string) {
     this.#db = new Database(path);
-    this.#db.pragma("journal_mode = WAL");
+    for (const deadline = Date.now() + busyMs; !this.#prepare(deadline); ) sleep(20);
     this.#db.pragma("synchronous = FULL");
-    this.#db.exec(schema);
+  }
+
+  /** Makes the tables. SQLite does not wait by itself for another process that does so at the same moment. */
+  #prepare(deadline: number): boolean {
+    try {
+      this.#db.pragma("journal_mode = WAL");
+      this.#db.exec(schema);
+      return true;
+    } catch (error) {
+      if (error instanceof Database.SqliteError && error.code.startsWith("SQLITE_BUSY") && Date.now() < deadline) return false;
+      throw error;
+    }
   }
 
   /** Returns the cursor to resume after; undefined at the very beginning. */

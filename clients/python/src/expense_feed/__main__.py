@@ -12,6 +12,7 @@ import re
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import astuple, fields
 
@@ -33,6 +34,8 @@ CREATE TABLE IF NOT EXISTS processed (event_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS position (id INTEGER PRIMARY KEY CHECK (id = 1), cursor TEXT NOT NULL);
 """
 
+BUSY_SECONDS = 5
+
 COLUMNS = [field.name for field in fields(Expense)]
 DUMPED = COLUMNS[: COLUMNS.index("event_id") + 1]
 
@@ -42,8 +45,17 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
-        # What was committed is there after a power cut.
-        self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {SCHEMA}")
+        # SQLite does not wait by itself for another process that makes the file at the same moment.
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                # What was committed is there after a power cut.
+                self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {SCHEMA}")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def close(self) -> None:
         self._db.close()
