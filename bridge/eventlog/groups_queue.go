@@ -260,12 +260,15 @@ func (s *GroupStore) OpenTaker(_ context.Context, r *bridge.GroupRecord) (bridge
 	t := &taker{s: s, r: r, inbox: s.nc.NewInbox() + ".", ready: make(chan struct{}, 1), requests: map[uint64]*request{}}
 	subscribe := func(nc *nats.Conn, inbox string) (*nats.Subscription, error) {
 		sub, err := nc.Subscribe(inbox+"*", t.receive)
+		if err == nil {
+			err = sub.SetPendingLimits(-1, -1) // bounded by what is requested
+		}
 		if err != nil {
 			return nil, bridge.LogUnavailable(fmt.Errorf("open the queue of group %s: %w", r.Name, err))
 		}
 		t.drained.Add(1)
 		sub.SetClosedHandler(func(string) { t.drained.Done() })
-		return sub, sub.SetPendingLimits(-1, -1) // bounded by what is requested
+		return sub, nil
 	}
 	var err error
 	if t.main, err = subscribe(s.pull, t.inbox); err != nil {

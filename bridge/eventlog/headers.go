@@ -8,8 +8,8 @@ import (
 )
 
 // withoutHeaders gives connections whose client does not want headers. Of an entry that a queue gives out only its reply
-// subject is read; the client library would make a map of its ten headers, which is a twelfth of what a delivery of 1 KB
-// costs, and it has no option against it: it wants headers when the server says that it has them. So the server's first
+// subject is read; the client library would make a map of its ten headers, which is more than a quarter of what a delivery of
+// 1 KB costs, and it has no option against it: it wants headers when the server says that it has them. So the server's first
 // words say null there. Statuses, which are headers, come as empty messages.
 func withoutHeaders(p nats.InProcessConnProvider) nats.InProcessConnProvider { return headerless{p} }
 

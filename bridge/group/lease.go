@@ -45,8 +45,8 @@ func (g *group) spentLocked(t *bridge.Taken) int {
 	return max(t.Deliveries-g.unseen[keyOf(t)], 1)
 }
 
-// hold makes a lease of what was taken, and its delivery id. An older one of the same entry is stale from then on. It returns false when the
-// group was moved or deleted meanwhile: then what was taken is void.
+// hold makes a lease of what was taken, and its delivery id. An older one of the same entry is stale from then on. It returns
+// false when the group was moved or deleted meanwhile: then what was taken is void.
 func (g *group) hold(l *lease) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -202,7 +202,7 @@ func (g *group) ack(ctx context.Context, ls []*lease, confirm bool) (n int, err 
 			last[l.taken.Redriven] = i
 		}
 	}
-	for ; n < len(ls) && err == nil; n++ {
+	for ; n < len(ls); n++ {
 		l := ls[n]
 		at, ok := last[l.taken.Redriven]
 		if err = g.s.cfg.Store.Settle(ctx, l.rec, l.taken.Receipt, ok && at == n); err != nil {
