@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -19,33 +20,33 @@ type hand struct {
 	env     []string
 	enter   io.Writer
 
-	mu     sync.Mutex
-	client *process
+	client atomic.Pointer[process]
 }
 
-// heard is called with each thing that serve says.
+// heard is called with each thing that serve says, one after the other.
 func (h *hand) heard(text string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	client := h.client.Load()
 	switch {
 	case strings.Contains(text, "SPOTBRIDGE_GRPC="):
 		h.env = append(strings.Fields(text), "CONFORMANCE_DIR="+h.t.TempDir())
 	case strings.Contains(text, ">>> start the client"):
-		h.client = &process{command: h.command, env: append(exec.Command("true").Environ(), h.env...)}
-		if err := h.client.start(context.Background()); err != nil {
+		client = &process{command: h.command, env: append(exec.Command("true").Environ(), h.env...)}
+		if err := client.start(context.Background()); err != nil {
 			h.t.Error(err)
+			return
 		}
+		h.client.Store(client)
 	case strings.Contains(text, ">>> end the client with kill -9"):
-		h.client.kill()
+		client.kill()
 		_, _ = io.WriteString(h.enter, "\n")
 	case strings.Contains(text, ">>> send SIGTERM"):
-		if err := h.client.terminate(stopWithin); err != nil {
+		if err := client.terminate(stopWithin); err != nil {
 			h.t.Error(err)
 		}
 		_, _ = io.WriteString(h.enter, "\n")
 	case strings.Contains(text, ">>> the client should end by itself"):
-		<-h.client.exited()
-		if err := h.client.failed(); err != nil {
+		<-client.exited()
+		if err := client.failed(); err != nil {
 			h.t.Error(err)
 		}
 		_, _ = io.WriteString(h.enter, "\n")
@@ -60,7 +61,16 @@ func TestAScenarioPlayedByHand(t *testing.T) {
 		h := &hand{t: t, command: feedCommand(t, subscribe, ""), enter: enter}
 		var all bytes.Buffer
 		var listening sync.WaitGroup
+		// serve goes on talking while the hand is at work, and the hand does one thing after the other: a client that
+		// is started before the line with its variables was read is started without them.
+		texts := make(chan string, 1024)
 		listening.Go(func() {
+			for text := range texts {
+				h.heard(text)
+			}
+		})
+		listening.Go(func() {
+			defer close(texts)
 			r := bufio.NewReader(out)
 			var line []byte
 			for {
@@ -73,7 +83,7 @@ func TestAScenarioPlayedByHand(t *testing.T) {
 				if line = append(line, b); b == '\n' || bytes.HasSuffix(line, []byte("press Enter ")) {
 					text := string(line)
 					line = nil
-					listening.Go(func() { h.heard(text) })
+					texts <- text
 				}
 			}
 		})
@@ -85,12 +95,16 @@ func TestAScenarioPlayedByHand(t *testing.T) {
 		cmd.SilenceUsage = true
 		err := cmd.ExecuteContext(t.Context())
 		said.Close()
-		listening.Wait()
-		if h.client != nil {
-			h.client.kill()
+		// When it went wrong, the hand may still wait for somebody to take its Enter, or for the client to end.
+		in.Close()
+		words := "the client was never started"
+		if client := h.client.Load(); client != nil {
+			client.kill()
+			words = client.words()
 		}
+		listening.Wait()
 		if err != nil || !strings.Contains(all.String(), "PASS") || !strings.Contains(all.String(), "events must have been processed, once each:\nsandbox.conf_") {
-			t.Errorf("%s: %v\n%s", scenario, err, all.String())
+			t.Errorf("%s: %v\n%s\nthe client's last words: %s", scenario, err, all.String(), words)
 		}
 	}
 }
