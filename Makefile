@@ -48,7 +48,7 @@ test-long: ## run all tests at full length (10 minutes and more)
 	go test $(RACE) -count=1 -timeout 60m -tags integration ./...
 
 .PHONY: soak
-soak: ## members of a consumer group are killed at random for 5 minutes (SPOTBRIDGE_SOAK=20m for longer)
+soak: ## for 5 minutes members of a consumer group are killed at random, and a subscriber stops reading (SPOTBRIDGE_SOAK=20m for longer)
 	go test -count=1 -timeout 90m -tags soak -run TestSoak -v ./app | grep -v 'level=WARN'
 
 .PHONY: clients

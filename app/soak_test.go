@@ -4,12 +4,18 @@ package app_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/spotbridge/spotbridge/app"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -41,9 +47,12 @@ type soakReport struct {
 }
 
 // TestSoak publishes at a steady rate to a group of four members, of which one is killed at random every second or so, with
-// its events in hand. Nothing may be lost, and nothing that was confirmed may come again.
+// its events in hand. Nothing may be lost, and nothing that was confirmed may come again. Beside them a subscriber stops
+// reading its socket for half of the time, longer than the keepalive of other servers would let it, and then gets
+// everything in order on the same stream; another one reads all the time.
 func TestSoak(t *testing.T) {
 	cfg := testConfig(t)
+	cfg.Streams.RingEvents = 1024
 	r := start(t, cfg, app.Options{})
 	r.create(t, &pb.CreateConsumerGroupRequest{Group: "soak", AckDeadline: seconds(30), MaxDeliveries: 1000, View: pb.EventView_EVENT_VIEW_RAW})
 	rep := &soakReport{acked: map[string]int{}, confirmed: map[string]int{}, holds: map[string]int{}}
@@ -62,6 +71,9 @@ func TestSoak(t *testing.T) {
 			}
 		})
 	}
+	idle, quick := newReader(t, r), newReader(t, r)
+	time.AfterFunc(soakFor(t)/4, idle.gate.shut)
+	time.AfterFunc(soakFor(t)*3/4, idle.gate.open)
 	var ids []string
 	begin := time.Now()
 	for i := 0; time.Since(begin) < soakFor(t); i++ {
@@ -83,6 +95,11 @@ func TestSoak(t *testing.T) {
 		<-time.After(100 * time.Millisecond)
 	}
 	lost := missing()
+	t.Logf("the subscriber that did not read for %v: %s", soakFor(t)/2, idle.end(t, ids))
+	t.Logf("the subscriber that read: %s", quick.end(t, ids))
+	if idle.fell == 0 || quick.fell > 0 {
+		t.Errorf("fell behind: %d and %d times", idle.fell, quick.fell)
+	}
 	cancel()
 	wg.Wait()
 	st := r.state(t, "soak")
@@ -184,4 +201,111 @@ func soakMember(ctx context.Context, t *testing.T, r *running, rep *soakReport, 
 			return
 		}
 	}
+}
+
+// gate lets bytes through, or not: then they pile up in the sockets' buffers, as with a process that stands still.
+type gate struct {
+	net.Conn
+	mu  sync.Mutex
+	way chan struct{} // closed while it is open
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.way = make(chan struct{})
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.way)
+}
+
+// Read implements net.Conn.
+func (g *gate) Read(b []byte) (int, error) {
+	g.mu.Lock()
+	way := g.way
+	g.mu.Unlock()
+	<-way
+	return g.Conn.Read(b)
+}
+
+// reader is a subscriber behind a gate, on one stream from the beginning to the end.
+type reader struct {
+	gate  *gate
+	ended chan error
+	// heard is told of each event; only after it has ended may the rest be looked at.
+	heard                chan struct{}
+	cancel               context.CancelFunc
+	ids                  []string
+	fell, caught, behind int
+}
+
+func newReader(t *testing.T, r *running) *reader {
+	t.Helper()
+	open := make(chan struct{})
+	close(open)
+	x := &reader{gate: &gate{way: open}, ended: make(chan error, 1), heard: make(chan struct{}, 1<<20)}
+	conn, err := grpc.NewClient("passthrough:///"+r.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if x.gate.Conn != nil {
+				return nil, errors.New("the connection was ended")
+			}
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "tcp", addr)
+			x.gate.Conn = c
+			return x.gate, err
+		}), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	ctx, cancel := context.WithCancel(context.Background())
+	x.cancel = cancel
+	t.Cleanup(cancel)
+	s, err := pb.NewSubscriptionServiceClient(conn).Subscribe(ctx, &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST, View: pb.EventView_EVENT_VIEW_RAW})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // it ends with the stream
+		for {
+			m, err := s.Recv()
+			switch {
+			case err != nil:
+				x.ended <- err
+				return
+			case m.GetEvent() != nil:
+				x.ids = append(x.ids, m.GetEvent().GetId())
+				x.heard <- struct{}{}
+			case m.GetFellBehind() != nil:
+				x.fell++
+				x.behind = max(x.behind, int(m.GetFellBehind().GetBehindEvents()))
+			case m.GetCaughtUp() != nil:
+				x.caught++
+			}
+		}
+	}()
+	return x
+}
+
+// end waits for as many events as there are, ends the stream, and reports.
+func (x *reader) end(t *testing.T, ids []string) string {
+	t.Helper()
+	timeout := time.After(2 * time.Minute)
+	for range ids {
+		select {
+		case <-x.heard:
+		case err := <-x.ended:
+			t.Fatalf("the stream of a subscriber has ended: %v", err)
+		case <-timeout:
+			t.Fatal("a subscriber has not got all events")
+		}
+	}
+	x.cancel()
+	<-x.ended
+	if !slices.Equal(x.ids, ids) {
+		t.Error("a subscriber has not got all events once each and in order")
+	}
+	return fmt.Sprintf("%d events on one stream, fell behind %d times, by %d events at most, caught up %d times", len(x.ids), x.fell, x.behind, x.caught)
 }

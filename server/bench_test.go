@@ -124,7 +124,7 @@ func measure(deliveries int, run func()) measured {
 func staticBytes(b *testing.B, f *frame, subs, events int) measured {
 	b.Helper()
 	start := make(chan struct{})
-	srv := grpc.NewServer(append(transportOptions(1024), grpc.ForceServerCodecV2(newCodec()))...)
+	srv := grpc.NewServer(append(transportOptions(Config{MaxStreams: 1024, SendTimeout: time.Minute, pingAfter: time.Minute}), grpc.ForceServerCodecV2(newCodec()))...)
 	srv.RegisterService(&grpc.ServiceDesc{ServiceName: "static", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{
 		StreamName: "Send", ServerStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
 			if err := s.RecvMsg(&pb.SubscribeRequest{}); err != nil {

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/spotbridge/spotbridge/bridge/live"
 )
 
 // TestClientsThatPingTooOftenAreEnded: pings are for finding dead connections, not for load.
@@ -54,6 +57,41 @@ func TestClientsThatPingTooOftenAreEnded(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestAPeerThatAnswersNoPingHasAsLongAsOneThatDoesNotRead: whoever stands still keeps its connection for the send timeout, and
+// no longer.
+func TestAPeerThatAnswersNoPingHasAsLongAsOneThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	const patience = 2 * time.Second
+	f := newFixture(t, func(c *Config, _ *live.Config) { c.pingAfter, c.SendTimeout = time.Second, patience })
+	begin := time.Now()
+	c, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(begin.Add(15 * time.Second))
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	fr := http2.NewFramer(c, c)
+	if err := fr.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	pinged := false
+	for {
+		frame, err := fr.ReadFrame()
+		if err != nil {
+			if took := time.Since(begin); !pinged || took < patience || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("pinged %t, ended after %v: %v", pinged, took, err)
+			}
+			return
+		}
+		if ping, ok := frame.(*http2.PingFrame); ok {
+			pinged = pinged || !ping.IsAck()
 		}
 	}
 }

@@ -51,10 +51,14 @@ type Config struct {
 	// Open says that there is no access control: REST then answers only requests for a loopback host. A web page of someone
 	// else's could reach this machine's loopback by a name of its own.
 	Open bool
-	// SendTimeout ends REST streams whose client does not read; 0 = 15 min. The hub has its own.
+	// SendTimeout ends REST streams whose client does not read, and connections of gRPC whose peer answers no ping; 0 = 15 min.
+	// The hub and the consumer groups have their own, with the same default: a client that stands still for some minutes keeps
+	// its stream, and one that does so for longer is told why it was ended.
 	SendTimeout time.Duration
 	// MaxStreams bounds the concurrent calls of one connection; 0 = 1,024.
 	MaxStreams uint32
+	// pingAfter is the silence after which a peer is pinged; 0 = 1 min.
+	pingAfter time.Duration
 	// Logger defaults to one that discards; Registerer may be nil.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -89,6 +93,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SendTimeout <= 0 {
 		cfg.SendTimeout = 15 * time.Minute
 	}
+	if cfg.pingAfter <= 0 {
+		cfg.pingAfter = time.Minute
+	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() bool { return true }
 	}
@@ -100,7 +107,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	calls := newCalls(cfg.Logger, cfg.Registerer)
 	s := &Server{cfg: cfg, calls: calls, health: health.NewServer(), pipe: bufconn.Listen(pipeBuffer)}
-	s.grpc = grpc.NewServer(append(transportOptions(cfg.MaxStreams),
+	s.grpc = grpc.NewServer(append(transportOptions(cfg),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(calls.unary),
 		grpc.StreamInterceptor(calls.stream),
@@ -129,13 +136,14 @@ func New(cfg Config) (*Server, error) {
 }
 
 // transportOptions are the limits of connections.
-func transportOptions(maxStreams uint32) []grpc.ServerOption {
+func transportOptions(cfg Config) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxRecvBytes),
-		grpc.MaxConcurrentStreams(maxStreams),
-		// Clients may ping through idle load balancers; and a peer that has gone is noticed.
+		grpc.MaxConcurrentStreams(cfg.MaxStreams),
+		// Clients may ping through idle load balancers; and a peer that has gone is noticed. A process that stands still answers
+		// no ping either, nor does it read: the timeout is also that of the socket (TCP_USER_TIMEOUT).
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.pingAfter, Timeout: cfg.SendTimeout}),
 	}
 }
 
