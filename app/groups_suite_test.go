@@ -276,6 +276,52 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 		b.confirm(d.GetDeliveryId())
 	})
 
+	t.Run("AMemberThatSaysNothingGetsOneEventAtATime", func(t *testing.T) {
+		r := begin(t)
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g", AckDeadline: seconds(1), MaxDeliveries: 1000})
+		ids := r.put(t, "x", 20)
+		hung := r.join(t, &pb.Join{Group: "g", ClientName: "hung", Credit: &pb.Credit{Events: 20}, AutoCredit: true})
+		held := make([]string, len(ids))
+		for i := range held {
+			held[i] = hung.delivery().GetDeliveryId()
+		}
+		// member returns it, as long as it is there.
+		member := func() *pb.GroupMember {
+			for _, m := range r.state(t, "g").GetMembers() {
+				if m.GetClientName() == "hung" {
+					return m
+				}
+			}
+			return &pb.GroupMember{}
+		}
+		eventually(t, func() bool { return member().GetUnresponsive() })
+		// It still gets events, so that nothing stands still when it is the only one.
+		for range 3 {
+			if d := hung.delivery(); d.GetAttempt() < 2 {
+				t.Fatal(d)
+			}
+			if m := member(); m.GetInFlightEvents() > 1 {
+				t.Fatalf("it holds %d", m.GetInFlightEvents())
+			}
+		}
+		well := r.join(t, &pb.Join{Group: "g", ClientName: "well", Credit: &pb.Credit{Events: 20}, AutoCredit: true})
+		done := map[string]bool{}
+		for len(done) < len(ids) {
+			d := well.delivery()
+			done[d.GetEvent().GetId()] = true
+			well.confirm(d.GetDeliveryId())
+		}
+		well.cut()
+		// A word is enough, even a useless one.
+		hung.ack(held[0])
+		if x := hung.refused(); x.GetReason() != "STALE_DELIVERY" {
+			t.Fatal(x)
+		}
+		eventually(t, func() bool { return !member().GetUnresponsive() })
+		r.put(t, "y", 10)
+		eventually(t, func() bool { return member().GetInFlightEvents() == 10 })
+	})
+
 	t.Run("ExtendingKeepsAnEvent", func(t *testing.T) {
 		r := begin(t)
 		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g", AckDeadline: seconds(1)})

@@ -33,6 +33,7 @@ func (m *member) describe() *pb.GroupMember {
 	return &pb.GroupMember{
 		MemberId: fmt.Sprint(m.id), ClientName: m.req.ClientName, Peer: m.req.Peer, JoinTime: timestamppb.New(m.joined),
 		InFlightEvents: int32(m.held), InFlightBytes: m.heldBytes, CreditEvents: m.events,
+		Unresponsive: m.unresponsive,
 	}
 }
 

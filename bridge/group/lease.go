@@ -347,17 +347,26 @@ func causeLabel(c pb.DeadLetterCause) string {
 func (g *group) expire(ctx context.Context, mine func(*lease) bool, now time.Time) (next time.Time) {
 	g.mu.Lock()
 	var due []*lease
+	var mute []*member
 	for _, l := range g.leases {
 		switch {
 		case l.busy || !mine(l):
 		case !now.Before(l.deadline):
 			l.busy = true
 			due = append(due, l)
+			// What it was given or has extended since it was heard last.
+			if m := l.member; m != nil && !m.unresponsive && !m.heard.After(l.deadline.Add(-l.rec.Settings.AckDeadline)) {
+				m.unresponsive = true
+				mute = append(mute, m)
+			}
 		case next.IsZero() || l.deadline.Before(next):
 			next = l.deadline
 		}
 	}
 	g.mu.Unlock()
+	for _, m := range mute {
+		g.s.log.Warn("a member let a deadline pass and said nothing since; it gets one event at a time until it does", "group", g.name, "member", m.id, "client_name", m.req.ClientName)
+	}
 	for _, l := range due {
 		g.s.m.expired.WithLabelValues(g.name).Inc()
 		if l.foreign { // it was only remembered

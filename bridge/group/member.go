@@ -60,6 +60,9 @@ type member struct {
 	held          int
 	gone          bool
 	heldBytes     int64
+	// heard is when the client said something last. unresponsive says that it has let a deadline pass without a word since.
+	heard        time.Time
+	unresponsive bool
 
 	// Below: of the deliver loop.
 	rec     *bridge.GroupRecord
@@ -103,6 +106,7 @@ func (s *Groups) Consume(ctx context.Context, r bridge.JoinRequest, stream bridg
 	m := &member{
 		g: g, id: s.nextID.Add(1), req: r, stream: stream, joined: time.Now(), wake: make(chan struct{}, 1), words: make(chan *pb.ConsumeResponse, maxWords),
 		auto: r.AutoCredit, events: r.Events, bytes: r.Bytes, limitBytes: r.Bytes > 0, average: typicalSize,
+		heard: time.Now(),
 	}
 	g.mu.Lock()
 	g.members[m] = struct{}{}
@@ -255,6 +259,7 @@ func (m *member) receive(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		m.hear(time.Now())
 		switch c := req.GetContent().(type) {
 		case *pb.ConsumeRequest_Join:
 			err = &bridge.Error{Reason: pb.ErrorReason_ERROR_REASON_INVALID_FIELD, Field: "join", Message: "the stream has joined already; open another stream for another member"}
@@ -276,6 +281,18 @@ func (m *member) receive(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// hear notes that the client has said something.
+func (m *member) hear(now time.Time) {
+	m.g.mu.Lock()
+	m.heard = now
+	back := m.unresponsive
+	m.unresponsive = false
+	m.g.mu.Unlock()
+	if back {
+		m.wakeUp()
 	}
 }
 
@@ -479,6 +496,9 @@ func (m *member) deliver(ctx context.Context) error {
 		now := time.Now()
 		if !m.due.IsZero() && !now.Before(m.due) {
 			m.due = g.expire(ctx, func(l *lease) bool { return l.member == m }, now)
+			if m.rec != nil && m.silent() {
+				m.unasked(ctx)
+			}
 		}
 		if m.leaving.Load() && m.holds() == 0 {
 			return m.sayWords()
@@ -571,6 +591,13 @@ func (m *member) goodbye(reason pb.GoodbyeReason, retry time.Duration) error {
 	return m.send(&pb.ConsumeResponse{Content: &pb.ConsumeResponse_Goodbye{Goodbye: &pb.Goodbye{Reason: reason, RetryAfter: durationpb.New(retry)}}})
 }
 
+// silent reports whether the member has let a deadline pass without a word since.
+func (m *member) silent() bool {
+	m.g.mu.Lock()
+	defer m.g.mu.Unlock()
+	return m.unresponsive
+}
+
 // room is how many events, and of how many bytes, the member may still be sent.
 func (m *member) room() (events int, bytes int64) {
 	m.g.mu.Lock()
@@ -587,7 +614,11 @@ func (m *member) roomLocked() (events int, bytes int64) {
 	if bytes <= 0 {
 		return 0, 0
 	}
-	return int(max(min(m.events, int64(maxMemberEvents-m.held)), 0)), bytes
+	limit := maxMemberEvents
+	if m.unresponsive { // it may hang or be gone: one event at a time finds out
+		limit = 1
+	}
+	return int(max(min(m.events, int64(limit-m.held)), 0)), bytes
 }
 
 // step takes, sends and asks for events. It returns how long to wait before it is to be called again at the latest; zero =

@@ -440,6 +440,11 @@ func (p *printer) group(g *pb.ConsumerGroup) error {
 	if st := g.GetState(); st != nil {
 		line += fmt.Sprintf(", %d members, lag %d events %v, %d in flight, %d dead letters", len(st.GetMembers()), st.GetLagEvents(),
 			st.GetLag().AsDuration().Round(time.Millisecond), st.GetInFlightEvents(), st.GetDeadLetters())
+		for _, m := range st.GetMembers() {
+			if m.GetUnresponsive() {
+				line += fmt.Sprintf(", member %s (%s) UNRESPONSIVE", m.GetMemberId(), m.GetClientName())
+			}
+		}
 		if l := st.GetLastLost(); l != nil {
 			line += fmt.Sprintf(", LOST %d to %d at %s", l.GetFromSequence(), l.GetToSequence(), clock(l.GetTime()))
 		}

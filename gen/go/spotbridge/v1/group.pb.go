@@ -411,7 +411,10 @@ type GroupMember struct {
 	// Bytes that it holds.
 	InFlightBytes int64 `protobuf:"varint,6,opt,name=in_flight_bytes,json=inFlightBytes,proto3" json:"in_flight_bytes,omitempty"`
 	// Events that it may still be sent.
-	CreditEvents  int64 `protobuf:"varint,7,opt,name=credit_events,json=creditEvents,proto3" json:"credit_events,omitempty"`
+	CreditEvents int64 `protobuf:"varint,7,opt,name=credit_events,json=creditEvents,proto3" json:"credit_events,omitempty"`
+	// Whether it has let a deadline pass and has said nothing since: it may hang, or its host may be gone. Until it says
+	// something (ack, nack, extend or credit; also for what is stale) it is given one event at a time, whatever its credits.
+	Unresponsive  bool `protobuf:"varint,8,opt,name=unresponsive,proto3" json:"unresponsive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +496,13 @@ func (x *GroupMember) GetCreditEvents() int64 {
 		return x.CreditEvents
 	}
 	return 0
+}
+
+func (x *GroupMember) GetUnresponsive() bool {
+	if x != nil {
+		return x.Unresponsive
+	}
+	return false
 }
 
 // CreateConsumerGroupRequest describes a new group. At most one of start, after_cursor and from_time may be given.
@@ -3539,7 +3549,7 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\x0fredriven_events\x18\b \x01(\x03R\x0eredrivenEvents\x124\n" +
 	"\amembers\x18\t \x03(\v2\x1a.spotbridge.v1.GroupMemberR\amembers\x120\n" +
 	"\tlast_lost\x18\n" +
-	" \x01(\v2\x13.spotbridge.v1.LostR\blastLost\"\x8f\x02\n" +
+	" \x01(\v2\x13.spotbridge.v1.LostR\blastLost\"\xb3\x02\n" +
 	"\vGroupMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1f\n" +
 	"\vclient_name\x18\x02 \x01(\tR\n" +
@@ -3548,7 +3558,8 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\tjoin_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bjoinTime\x12(\n" +
 	"\x10in_flight_events\x18\x05 \x01(\x05R\x0einFlightEvents\x12&\n" +
 	"\x0fin_flight_bytes\x18\x06 \x01(\x03R\rinFlightBytes\x12#\n" +
-	"\rcredit_events\x18\a \x01(\x03R\fcreditEvents\"\xbb\x03\n" +
+	"\rcredit_events\x18\a \x01(\x03R\fcreditEvents\x12\"\n" +
+	"\funresponsive\x18\b \x01(\bR\funresponsive\"\xbb\x03\n" +
 	"\x1aCreateConsumerGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x122\n" +
