@@ -25,6 +25,8 @@ var groupScenarios = []scenario{
 							p.client.kill()
 							close(dead)
 						}()
+					} else if acks > round+1 {
+						return loseAck // it is as good as dead, and may be quick enough to leave nothing for the next round
 					}
 					return takeAck
 				})
