@@ -87,6 +87,21 @@ func (f *folder) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Sh
 	return 1, f.take(cursor.String(), func() { f.events, f.head = append(f.events, m), e.Sequence })
 }
 
+// SendEvents takes some of them as one message.
+func (f *folder) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	var ms []*pb.Event
+	for _, e := range events[:1+len(f.events)%len(events)] {
+		m, err := e.Event(pb.EventView_EVENT_VIEW_ENVELOPE, 0)
+		if err != nil {
+			return 0, 0, err
+		}
+		ms = append(ms, m)
+	}
+	n = len(ms)
+	last := events[n-1].Sequence
+	return n, n, f.take(cursor(last).String(), func() { f.events, f.head = append(f.events, ms...), last })
+}
+
 func (f *folder) SendMessage(m *pb.SubscribeResponse) error {
 	return f.take(m.GetCursor(), func() {
 		if c := m.GetConfirmation(); c != nil && f.cursor == "" {
@@ -280,7 +295,7 @@ func TestSnapshotStreamAndHistoryAgree(t *testing.T) {
 				folders := make([]*folder, len(filters))
 				for i, f := range filters {
 					folders[i] = &folder{r: rand.New(rand.NewPCG(uint64(seed), uint64(i))), restless: true}
-					if err := folders[i].follow(t.Context(), hub, bridge.SubscribeRequest{Filter: f, Start: pb.Start_START_SNAPSHOT}); err != nil {
+					if err := folders[i].follow(t.Context(), hub, bridge.SubscribeRequest{Filter: f, Start: pb.Start_START_SNAPSHOT, MaxBatchEvents: i}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -288,7 +303,7 @@ func TestSnapshotStreamAndHistoryAgree(t *testing.T) {
 				var running sync.WaitGroup
 				for i, f := range filters {
 					running.Go(func() {
-						if err := folders[i].follow(t.Context(), hub, bridge.SubscribeRequest{Filter: f}); err != nil {
+						if err := folders[i].follow(t.Context(), hub, bridge.SubscribeRequest{Filter: f, MaxBatchEvents: 2 * i}); err != nil {
 							t.Error(err)
 						}
 					})

@@ -22,6 +22,8 @@ type SubscribeRequest struct {
 	View              pb.EventView
 	HeartbeatInterval time.Duration
 	MaxMessageBytes   int
+	// MaxBatchEvents is how many events may come in one message; 0 = 1.
+	MaxBatchEvents int
 	// ClientName and Peer are for people who look at the list of subscriptions.
 	ClientName, Peer string
 	// Warnings go into the confirmation.
@@ -34,8 +36,18 @@ type Sender interface {
 	// SendEvent sends an event, whose cursor is its own position, and returns how many bytes that took. Events of the live
 	// ring come with what other senders have made of them; otherwise shared is nil.
 	SendEvent(e *Encoded, cursor Cursor, shared *Shared) (bytes int, err error)
+	// SendEvents sends as many of the events in one message, at least the first, as it has room for. cursor returns the
+	// position at a sequence. It returns how many that were, and how many bytes.
+	SendEvents(events []Outgoing, cursor func(sequence uint64) Cursor) (n, bytes int, err error)
 	// SendMessage sends any other message.
 	SendMessage(m *pb.SubscribeResponse) error
+}
+
+// Outgoing is an event on its way to a subscription.
+type Outgoing struct {
+	*Encoded
+	// Shared is nil for events that no other subscription gets.
+	Shared *Shared
 }
 
 // Hub serves subscriptions.
@@ -80,29 +92,39 @@ type SubscriptionInfo struct {
 	EventsSent, BytesSent uint64
 }
 
-// maxShared bounds what is kept per event: one variant per view, and some odd limits.
-const maxShared = 8
+// maxShared bounds what is kept per event: for each view one alone and one in batches, and some odd limits.
+const maxShared = 12
 
 // Shared keeps what the first sender made of an event for the others. The zero value is ready; nil keeps nothing.
-type Shared struct{ first atomic.Pointer[sharedVariant] }
+type Shared struct{ first atomic.Pointer[Made] }
 
-type sharedVariant struct {
-	view  pb.EventView
-	limit int
-	value any
-	next  *sharedVariant
+// Form is what all senders that can share have in common.
+type Form struct {
+	View pb.EventView
+	// Limit is the largest size in bytes.
+	Limit int
+	// Batched says that it is a part of a message with several events.
+	Batched bool
+}
+
+// Made holds what a sender has made of an event. It belongs to one Shared; it may be a part of the value itself.
+type Made struct {
+	Value any
+
+	form  Form
+	next  *Made
 	depth int
 }
 
-// Get returns what was made for this view and limit, or builds it. build may be called more than once, at the same time; one
-// of its results is kept.
-func (s *Shared) Get(view pb.EventView, limit int, build func() any) any {
+// Get returns what was made in this form, or builds it. build may be called more than once, at the same time; one of its
+// results is kept.
+func (s *Shared) Get(form Form, build func() *Made) any {
 	if s == nil {
-		return build()
+		return build().Value
 	}
-	find := func(head *sharedVariant) *sharedVariant {
+	find := func(head *Made) *Made {
 		for v := head; v != nil; v = v.next {
-			if v.view == view && v.limit == limit {
+			if v.form == form {
 				return v
 			}
 		}
@@ -110,22 +132,23 @@ func (s *Shared) Get(view pb.EventView, limit int, build func() any) any {
 	}
 	head := s.first.Load()
 	if v := find(head); v != nil {
-		return v.value
+		return v.Value
 	}
-	fresh := &sharedVariant{view: view, limit: limit, value: build(), depth: 1}
+	fresh := build()
+	fresh.form, fresh.depth = form, 1
 	for {
 		head = s.first.Load()
 		if v := find(head); v != nil {
-			return v.value
+			return v.Value
 		}
 		if head != nil {
 			if fresh.depth = head.depth + 1; fresh.depth > maxShared {
-				return fresh.value
+				return fresh.Value
 			}
 		}
 		fresh.next = head
 		if s.first.CompareAndSwap(head, fresh) {
-			return fresh.value
+			return fresh.Value
 		}
 	}
 }

@@ -12,7 +12,7 @@ func TestSharedKeepsOneValuePerVariant(t *testing.T) {
 	var wg sync.WaitGroup
 	got := make([]any, 64)
 	for i := range got {
-		wg.Go(func() { got[i] = s.Get(pb.EventView_EVENT_VIEW_RAW, i%4, func() any { return new(int) }) })
+		wg.Go(func() { got[i] = s.Get(Form{View: pb.EventView_EVENT_VIEW_RAW, Limit: i % 4 / 2, Batched: i%2 == 1}, func() *Made { return &Made{Value: new(int)} }) })
 	}
 	wg.Wait()
 	for i, v := range got {
@@ -21,12 +21,12 @@ func TestSharedKeepsOneValuePerVariant(t *testing.T) {
 		}
 	}
 	for limit := range 100 { // odd limits do not pile up
-		s.Get(pb.EventView_EVENT_VIEW_TYPED, limit, func() any { return limit })
+		s.Get(Form{View: pb.EventView_EVENT_VIEW_TYPED, Limit: limit}, func() *Made { return &Made{Value: limit} })
 	}
 	if d := s.first.Load().depth; d > maxShared {
 		t.Errorf("%d variants are kept", d)
 	}
-	if v := (*Shared)(nil).Get(0, 0, func() any { return 7 }); v != 7 {
+	if v := (*Shared)(nil).Get(Form{}, func() *Made { return &Made{Value: 7} }); v != 7 {
 		t.Error(v)
 	}
 }

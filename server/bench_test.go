@@ -201,7 +201,7 @@ func BenchmarkFanOut(b *testing.B) {
 					for i := range events {
 						events[i] = makeEvent(uint64(i+1), body)
 					}
-					f := newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes)
+					f := &newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes).frame
 					runs := []func() measured{
 						func() measured { return staticBytes(b, f, subs, n) },
 						func() measured { return throughHub(b, events, subs) },

@@ -14,11 +14,20 @@ import (
 type frame struct {
 	parts mem.BufferSlice
 	size  int
-	// room is where parts lies, as a rule.
-	room [2]mem.Buffer
+	// bytes and room are where what is in parts, and parts itself, lies, as a rule: a frame is made for each event.
+	bytes [2]mem.SliceBuffer
+	room  [2]mem.Buffer
+}
+
+// eventFrame is a frame that subscriptions share.
+type eventFrame struct {
+	bridge.Made
+	frame
 }
 
 const (
+	// batchBytes bounds a message with several events: a client that stops in the middle of it keeps it in memory.
+	batchBytes = 256 << 10
 	// responseOverhead is more than what a SubscribeResponse needs around an event: a cursor of 50 bytes at most, two tags, two
 	// lengths.
 	responseOverhead = 80
@@ -28,7 +37,7 @@ const (
 )
 
 // newFrame returns the SubscribeResponse of an event.
-func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *frame {
+func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *eventFrame {
 	var partsArray [4][]byte
 	var headArray [responseOverhead]byte
 	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
@@ -37,13 +46,44 @@ func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit 
 	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
 	head = protowire.AppendTag(head, 3, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
-	return assemble(nil, head, parts, size)
+	f := &eventFrame{}
+	f.Value = &f.frame
+	f.assemble(nil, head, parts, size)
+	return f
+}
+
+// newPart returns an event as a part of a SubscribeResponse with several.
+func newPart(e *bridge.Encoded, view pb.EventView, limit int) *eventFrame {
+	var partsArray [4][]byte
+	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
+	var headArray [16]byte
+	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(size))
+	f := &eventFrame{}
+	f.Value = &f.frame
+	f.assemble(nil, head, parts, size)
+	return f
+}
+
+// newBatch returns the SubscribeResponse of several events.
+func newBatch(cursor bridge.Cursor, events []*frame, size int) *frame {
+	var cursorArray [responseOverhead]byte
+	head := protowire.AppendTag(make([]byte, 0, responseOverhead), 1, protowire.BytesType)
+	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
+	head = protowire.AppendTag(head, 9, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(size))
+	f := &frame{size: len(head) + size, parts: make(mem.BufferSlice, 0, 1+len(frame{}.room)*len(events))}
+	f.parts = append(f.parts, mem.SliceBuffer(head))
+	for _, e := range events {
+		f.parts = append(f.parts, e.parts...)
+	}
+	return f
 }
 
 // assemble makes a frame of what stands before an event, which may lie on the caller's stack, and the event's parts.
-func assemble(outer, head []byte, parts [][]byte, size int) *frame {
+func (f *frame) assemble(outer, head []byte, parts [][]byte, size int) {
 	n := len(outer) + len(head)
-	f := &frame{size: n + size}
+	f.size = n + size
 	for _, p := range parts {
 		if len(p) <= joinBelow {
 			n += len(p)
@@ -56,16 +96,24 @@ func assemble(outer, head []byte, parts [][]byte, size int) *frame {
 			b = append(b, p...)
 			continue
 		}
-		if len(b) > 0 {
-			f.parts = append(f.parts, mem.SliceBuffer(b))
-		}
-		f.parts = append(f.parts, mem.SliceBuffer(p))
+		f.add(b)
+		f.add(p)
 		b = b[len(b):]
 	}
-	if len(b) > 0 {
+	f.add(b)
+}
+
+// add adds a piece.
+func (f *frame) add(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if n := len(f.parts); n < len(f.bytes) {
+		f.bytes[n] = b
+		f.parts = append(f.parts, &f.bytes[n])
+	} else {
 		f.parts = append(f.parts, mem.SliceBuffer(b))
 	}
-	return f
 }
 
 // codec passes frames through and leaves everything else to protobuf.

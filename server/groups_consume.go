@@ -122,7 +122,9 @@ func deliveryFrame(d *bridge.GroupDelivery, view pb.EventView, limit int) *frame
 	var outerArray [16]byte
 	outer := protowire.AppendTag(outerArray[:0], 2, protowire.BytesType)
 	outer = protowire.AppendVarint(outer, uint64(len(head)+size))
-	return assemble(outer, head, parts, size)
+	f := &frame{}
+	f.assemble(outer, head, parts, size)
+	return f
 }
 
 // Pull implements ConsumerGroupService.

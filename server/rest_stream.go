@@ -49,6 +49,10 @@ func (h *rest) serveStream(w http.ResponseWriter, r *http.Request, asked http.He
 		writeError(w, 0, bridge.InvalidField("query", "cannot be read"))
 		return
 	}
+	if req.GetMaxBatchEvents() != 0 {
+		writeError(w, 0, bridge.InvalidField("max_batch_events", "goes with gRPC only; leave it out, here each event is a line, or an event, of its own"))
+		return
+	}
 	defer h.running.Add(-1)
 	if h.running.Add(1) > h.maxStreams {
 		writeError(w, 0, &bridge.Error{

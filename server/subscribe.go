@@ -15,6 +15,7 @@ const (
 	maxHeartbeat     = 60 * time.Second
 	defaultHeartbeat = 15 * time.Second
 	maxClientName    = 128
+	maxBatchEvents   = 1000
 )
 
 // Subscribe implements SubscriptionService.
@@ -76,6 +77,10 @@ func subscribeRequest(req *pb.SubscribeRequest) (r bridge.SubscribeRequest, err 
 		}
 		r.MaxMessageBytes = int(n)
 	}
+	if n := req.GetMaxBatchEvents(); n < 0 || n > maxBatchEvents {
+		return r, bridge.InvalidField("max_batch_events", fmt.Sprintf("must be 0 to %d; leave it out to get each event in a message of its own", maxBatchEvents))
+	}
+	r.MaxBatchEvents = max(int(req.GetMaxBatchEvents()), 1)
 	return r, nil
 }
 
@@ -88,8 +93,30 @@ type sender struct {
 
 // SendEvent implements bridge.Sender. The bytes are made once for all streams with the same view and limit.
 func (s *sender) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, shared *bridge.Shared) (int, error) {
-	f, _ := shared.Get(s.view, s.limit, func() any { return newFrame(e, cursor, s.view, s.limit) }).(*frame)
+	f, _ := shared.Get(bridge.Form{View: s.view, Limit: s.limit}, func() *bridge.Made { return &newFrame(e, cursor, s.view, s.limit).Made }).(*frame)
 	return f.size, s.stream.SendMsg(f)
+}
+
+// SendEvents implements bridge.Sender. An event's bytes are made once for all streams with the same view and limit.
+func (s *sender) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	form := bridge.Form{View: s.view, Limit: s.limit, Batched: true}
+	room := min(s.limit, batchBytes) - responseOverhead
+	parts, size := make([]*frame, 0, len(events)), 0
+	for i := range events {
+		e := &events[i]
+		f, _ := e.Shared.Get(form, func() *bridge.Made { return &newPart(e.Encoded, s.view, s.limit).Made }).(*frame)
+		if size+f.size > room && i > 0 {
+			break
+		}
+		parts, size = append(parts, f), size+f.size
+	}
+	if n = len(parts); n == 1 {
+		e := events[0]
+		bytes, err = s.SendEvent(e.Encoded, cursor(e.Sequence), e.Shared)
+		return n, bytes, err
+	}
+	f := newBatch(cursor(events[n-1].Sequence), parts, size)
+	return n, f.size, s.stream.SendMsg(f)
 }
 
 // SendMessage implements bridge.Sender.

@@ -40,18 +40,23 @@ type noDrift struct{ bridge.DriftReader }
 
 // fanout: events to many subscribers at the full rate, beside static bytes over grpc-go to as many.
 func (b *bench) fanout(ctx context.Context) error {
-	for _, size := range []int{1 << 10, 20 << 10} {
-		for _, subs := range []int{1, 100, 1000} {
-			x, y, ratio, err := b.pair(
-				func() (sample, error) { return b.fanBridge(ctx, subs, size) },
-				func() (sample, error) { return b.fanStatic(ctx, subs, size) })
-			if err != nil {
-				return err
-			}
-			b.add(row{fmt.Sprintf("fan-out of %d KB to %d subscribers (static bytes)", size>>10, subs),
-				fmt.Sprintf("%.0f/s %.2f GB/s cpu %s", x.rate, x.rate*float64(size)/1e9, short(x.cpuPer)),
-				fmt.Sprintf("%.0f/s %.2f GB/s cpu %s", y.rate, y.rate*float64(size)/1e9, short(y.cpuPer)), fmt.Sprintf("%.2f", ratio), ">= 0.8"})
+	for _, q := range []struct{ size, subs, batch int }{
+		{1 << 10, 1, 0}, {1 << 10, 1, 100}, {1 << 10, 100, 0}, {1 << 10, 100, 100}, {1 << 10, 1000, 0},
+		{20 << 10, 1, 0}, {20 << 10, 100, 0}, {20 << 10, 1000, 0},
+	} {
+		x, y, ratio, err := b.pair(
+			func() (sample, error) { return b.fanBridge(ctx, q.subs, q.size, q.batch) },
+			func() (sample, error) { return b.fanStatic(ctx, q.subs, q.size) })
+		if err != nil {
+			return err
 		}
+		name, goal := "", ">= 0.8"
+		if q.batch > 0 {
+			name, goal = fmt.Sprintf(", up to %d in a message", q.batch), "-"
+		}
+		b.add(row{fmt.Sprintf("fan-out of %d KB to %d subscribers%s (static bytes)", q.size>>10, q.subs, name),
+			fmt.Sprintf("%.0f/s %.2f GB/s cpu %s", x.rate, x.rate*float64(q.size)/1e9, short(x.cpuPer)),
+			fmt.Sprintf("%.0f/s %.2f GB/s cpu %s", y.rate, y.rate*float64(q.size)/1e9, short(y.cpuPer)), fmt.Sprintf("%.2f", ratio), goal})
 	}
 	return nil
 }
@@ -65,13 +70,15 @@ type receivers struct {
 	err    error
 }
 
-func receive(ctx context.Context, addr string, subs, minBytes int) *receivers {
+func receive(ctx context.Context, addr string, subs, minBytes, batch int) *receivers {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &receivers{counts: make([]atomic.Int64, subs), cancel: cancel}
 	for i := range subs {
 		r.wg.Go(func() {
-			err := subscribeRaw(ctx, addr, &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW}, func(n int) error {
-				if n >= minBytes {
+			err := subscribeRaw(ctx, addr, &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW, MaxBatchEvents: int32(batch)}, func(m *received) error {
+				if m.events > 0 {
+					r.counts[i].Add(int64(m.events))
+				} else if m.bytes >= minBytes {
 					r.counts[i].Add(1)
 				} else {
 					r.counts[i].CompareAndSwap(0, 0) // confirmation and caught_up
@@ -132,7 +139,7 @@ func (b *bench) fanStatic(ctx context.Context, subs, size int) (sample, error) {
 		return sample{}, err
 	}
 	defer stop()
-	r := receive(ctx, addr, subs, 0)
+	r := receive(ctx, addr, subs, 0, 0)
 	defer r.wg.Wait()
 	defer r.cancel()
 	for _, least := r.total(); least == 0; _, least = r.total() {
@@ -141,7 +148,7 @@ func (b *bench) fanStatic(ctx context.Context, subs, size int) (sample, error) {
 	return r.measure(b.duration)
 }
 
-func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
+func (b *bench) fanBridge(ctx context.Context, subs, size, batch int) (sample, error) {
 	var sequence atomic.Uint64
 	none := nothing{hub: sequence.Load}
 	hub := live.New(live.Config{History: none, Head: sequence.Load, RingEvents: 8 * window, RingBytes: 1 << 30})
@@ -156,7 +163,7 @@ func (b *bench) fanBridge(ctx context.Context, subs, size int) (sample, error) {
 	go func() { _ = srv.GRPC().Serve(l) }()
 	defer func() { _ = srv.Close() }()
 	hub.Publish(nil, 0)
-	r := receive(ctx, l.Addr().String(), subs, size)
+	r := receive(ctx, l.Addr().String(), subs, size, batch)
 	defer r.wg.Wait()
 	defer r.cancel()
 	for len(hub.Subscriptions()) < subs {

@@ -121,8 +121,8 @@ func relayConsumer(ctx context.Context, base *minimal, subject string, want int,
 
 func timeReplay(ctx context.Context, addr string, req *pb.SubscribeRequest, want int) (sample, error) {
 	start, n := time.Now(), 0
-	err := subscribeRaw(ctx, addr, req, func(bytes int) error {
-		if bytes > 10<<10 {
+	err := subscribeRaw(ctx, addr, req, func(m *received) error {
+		if m.bytes > 10<<10 {
 			n++
 		}
 		return nil

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
+
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 // rawCodec carries bytes as they are: what the baseline sends is encoded once, and the clients of both sides decode
@@ -33,12 +36,49 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // received is a message that is only measured.
-type received struct{ bytes int }
+type received struct {
+	bytes int
+	// count says that batches may come; events then is how many events there are in it, 0 when it is something else.
+	count  bool
+	events int
+}
+
+// read counts events by their tags and lengths; what is in them is passed over.
+func (r *received) read(data mem.BufferSlice) error {
+	r.bytes, r.events = data.Len(), 0
+	if !r.count {
+		return nil
+	}
+	in := data.Reader()
+	defer in.Close()
+	event := uint64(3) // number of the field
+	for in.Remaining() > 0 {
+		tag, err := binary.ReadUvarint(in)
+		if err != nil {
+			return err
+		}
+		n, err := binary.ReadUvarint(in) // all fields of the response, and all of a batch, have lengths
+		if err != nil {
+			return err
+		}
+		switch tag >> 3 {
+		case event:
+			r.events++
+		case 9:
+			event = 1 // of the batch, which is the last field: go on inside
+			continue
+		}
+		if _, err := in.Discard(int(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch r := v.(type) {
 	case *received:
-		r.bytes = data.Len()
+		return r.read(data)
 	case *delivery:
 		return r.read(data)
 	}
@@ -58,8 +98,8 @@ func serveRaw(handler func(stream grpc.ServerStream) error) (addr string, stop f
 	return l.Addr().String(), s.Stop, nil
 }
 
-// subscribeRaw opens a stream on a connection of its own and calls got with the size of every message until it ends.
-func subscribeRaw(ctx context.Context, addr string, req proto.Message, got func(bytes int) error) error {
+// subscribeRaw opens a stream on a connection of its own and calls got with every message until it ends.
+func subscribeRaw(ctx context.Context, addr string, req *pb.SubscribeRequest, got func(r *received) error) error {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(17<<20)))
 	if err != nil {
@@ -76,12 +116,12 @@ func subscribeRaw(ctx context.Context, addr string, req proto.Message, got func(
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	var r received
+	r := received{count: req.GetMaxBatchEvents() > 1}
 	for {
 		if err := stream.RecvMsg(&r); err != nil {
 			return err
 		}
-		if err := got(r.bytes); err != nil {
+		if err := got(&r); err != nil {
 			return err
 		}
 	}

@@ -41,21 +41,14 @@ func (s *Subscription) catchUp(ctx context.Context) (done bool, err error) {
 
 // sendPage sends a page. ended says that the stream ends before the page did: the position is that of what was sent.
 func (s *Subscription) sendPage(ctx context.Context, events []*bridge.Encoded) (ended bool, err error) {
+	page := make([]bridge.Outgoing, 0, len(events))
 	for i, e := range events {
-		events[i] = nil // sent: it need not wait for the rest of the page
-		if e.AppendTime.Before(s.notBefore) {
-			continue
-		}
-		if s.ending.Load() != 0 || ctx.Err() != nil {
-			return true, nil // run ends the stream
-		}
-		if err := s.send(e, nil); err != nil {
-			return false, err
+		events[i] = nil
+		if !e.AppendTime.Before(s.notBefore) {
+			page = append(page, bridge.Outgoing{Encoded: e})
 		}
 	}
-	s.h.m.events.Add(float64(len(events)))
-	s.spoke()
-	return false, nil
+	return s.sendAll(ctx, page)
 }
 
 // inTurn calls read when it is this subscription's turn to read history, and not when the stream ends before that.

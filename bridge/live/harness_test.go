@@ -202,6 +202,16 @@ func (c *client) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Sh
 	return 1, c.SendMessage(&pb.SubscribeResponse{Cursor: cursor.String(), Content: &pb.SubscribeResponse_Event{Event: &pb.Event{Sequence: e.Sequence, Id: e.EventID}}})
 }
 
+// SendEvents implements bridge.Sender. It has room for all.
+func (c *client) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	batch := &pb.EventBatch{}
+	for _, e := range events {
+		batch.Events = append(batch.Events, &pb.Event{Sequence: e.Sequence, Id: e.EventID})
+	}
+	m := &pb.SubscribeResponse{Cursor: cursor(events[len(events)-1].Sequence).String(), Content: &pb.SubscribeResponse_Events{Events: batch}}
+	return len(events), 1, c.SendMessage(m)
+}
+
 // SendMessage implements bridge.Sender.
 func (c *client) SendMessage(m *pb.SubscribeResponse) error {
 	c.hold.Lock()

@@ -24,6 +24,8 @@ type plan struct {
 	stops []int
 	// naps are how many batches the writer is ahead when it reads on, now and then.
 	naps []int
+	// batch is how many events may come in a message.
+	batch int
 }
 
 var small = struct{ types, operations, organizations, travelers []string }{
@@ -96,6 +98,7 @@ func TestEachSubscriberSeesExactlyItsEvents(t *testing.T) {
 			plans[i] = plan{
 				filter: drawFilter(t), start: rapid.SampledFrom([]pb.Start{pb.Start_START_LATEST, pb.Start_START_EARLIEST}).Draw(t, "start"),
 				stops: rapid.SliceOfN(rapid.IntRange(1, 40), 0, 4).Draw(t, "stops"), naps: rapid.SliceOfN(rapid.IntRange(0, 20), 1, 5).Draw(t, "naps"),
+				batch: rapid.IntRange(0, 5).Draw(t, "batch"),
 			}
 		}
 		batches := rapid.SliceOfN(rapid.IntRange(1, 6), 1, 20).Draw(t, "batches")
@@ -237,7 +240,7 @@ func (r *reader) run(ready *sync.WaitGroup) error {
 
 // stream serves one stream, until it has had so many messages, or everything was published.
 func (r *reader) stream(stopAfter int, stopAtHead bool) error {
-	req := bridge.SubscribeRequest{Filter: r.filter, Start: r.start, HeartbeatInterval: time.Hour, StopAtHead: stopAtHead}
+	req := bridge.SubscribeRequest{Filter: r.filter, Start: r.start, HeartbeatInterval: time.Hour, StopAtHead: stopAtHead, MaxBatchEvents: r.batch}
 	if r.cursor != "" {
 		req.Start, req.AfterCursor = 0, r.cursor
 	}
@@ -285,6 +288,31 @@ func (r *reader) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Sh
 	}
 	r.got = append(r.got, e.Sequence)
 	return 1, nil
+}
+
+// SendEvents takes some of them as one message.
+func (r *reader) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	switch {
+	case r.count == 0:
+		return 0, 0, r.fail("event %d before the confirmation", events[0].Sequence)
+	case len(events) > r.batch:
+		return 0, 0, r.fail("%d events at once", len(events))
+	}
+	n = 1 + r.count%len(events)
+	last := r.last
+	for _, e := range events[:n] {
+		if e.Sequence <= last || cursor(e.Sequence).Sequence != e.Sequence {
+			return 0, 0, r.fail("event %d after %d, with cursor %d", e.Sequence, last, cursor(e.Sequence).Sequence)
+		}
+		last = e.Sequence
+	}
+	if err := r.step(cursor(last).String()); err != nil {
+		return 0, 0, err
+	}
+	for _, e := range events[:n] {
+		r.got = append(r.got, e.Sequence)
+	}
+	return n, n, nil
 }
 
 func (r *reader) SendMessage(m *pb.SubscribeResponse) error {

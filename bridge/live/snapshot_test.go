@@ -293,6 +293,28 @@ func (s *snapper) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.S
 	return 1, nil
 }
 
+// SendEvents takes some of them as one message.
+func (s *snapper) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	n = 1 + len(s.got)%len(events)
+	for _, e := range events[:n] {
+		if cursor(e.Sequence).InSnapshot == s.ended {
+			return 0, 0, fmt.Errorf("event %d has cursor %+v, after the snapshot: %v", e.Sequence, cursor(e.Sequence), s.ended)
+		}
+	}
+	if err := s.after(); err != nil {
+		return 0, 0, err // they go away with the message
+	}
+	s.cursor = cursor(events[n-1].Sequence).String()
+	for _, e := range events[:n] {
+		if s.ended {
+			s.since = append(s.since, e.Sequence)
+		} else {
+			s.got = append(s.got, e.Encoded)
+		}
+	}
+	return n, n, nil
+}
+
 func (s *snapper) SendMessage(m *pb.SubscribeResponse) error {
 	if c := m.GetConfirmation(); c != nil && s.cursor == "" {
 		s.snapshot = c.GetSnapshotSequence()
@@ -338,6 +360,7 @@ func TestSnapshotsMissNothing(t *testing.T) {
 		rest := all[before:]
 		forgets := rapid.Bool().Draw(t, "forgets")
 		s := &snapper{history: f.history}
+		batch := rapid.IntRange(0, 4).Draw(t, "batch")
 		errAway := errors.New("away")
 		moves := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "", "publish", "publish", "away", "forget"}), 1, 300).Draw(t, "moves")
 		s.after = func() error {
@@ -371,7 +394,7 @@ func TestSnapshotsMissNothing(t *testing.T) {
 					resumedInside++
 				}
 			}
-			req.StopAtHead = true
+			req.StopAtHead, req.MaxBatchEvents = true, batch
 			complete := len(rest) == 0 // its head is the log's
 			err := f.Subscribe(context.Background(), req, s)
 			if bridge.ReasonOf(err) == pb.ErrorReason_ERROR_REASON_CURSOR_EXPIRED && forgets {

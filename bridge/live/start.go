@@ -36,6 +36,7 @@ func (h *Hub) Open(ctx context.Context, r bridge.SubscribeRequest) (*Subscriptio
 	if r.HeartbeatInterval <= 0 {
 		r.HeartbeatInterval = defaultHeartbeat
 	}
+	r.MaxBatchEvents = max(r.MaxBatchEvents, 1)
 	s := &Subscription{
 		h: h, req: r, log: b.Log, bound: b.Watermark, head: max(h.head(), b.Watermark), stop: r.StopAtHead,
 		wake: make(chan struct{}, 1), start: time.Now(),
@@ -129,6 +130,7 @@ func (s *Subscription) confirmation() *pb.SubscribeResponse {
 	c := &pb.Confirmation{
 		Filter: &pb.EventFilter{}, View: s.req.View, StartSequence: s.pos, HeadSequence: s.head,
 		HeartbeatInterval: durationpb.New(s.req.HeartbeatInterval), MaxMessageBytes: int32(s.req.MaxMessageBytes),
+		MaxBatchEvents: int32(s.req.MaxBatchEvents),
 		Warnings: s.req.Warnings, ServerTime: timestamppb.Now(),
 	}
 	if s.inSnapshot {

@@ -67,7 +67,7 @@ type Subscription struct {
 	caughtUp bool
 	// bound is up to where history can be read, as far as is known.
 	bound uint64
-	batch []*entry
+	batch []bridge.Outgoing
 
 	timer                 *time.Timer
 	timerAt               time.Time
@@ -225,7 +225,7 @@ func (s *Subscription) take() look {
 		if e.Sequence <= s.pos || e.AppendTime.Before(s.notBefore) {
 			return true
 		}
-		s.batch = append(s.batch, e)
+		s.batch = append(s.batch, bridge.Outgoing{Encoded: e.Encoded, Shared: &e.shared})
 		bytes += e.size
 		return len(s.batch) < maxBatch && bytes < maxBatchBytes
 	}
@@ -293,17 +293,9 @@ func (s *Subscription) follow(ctx context.Context) (done bool, err error) {
 		}}})
 	}
 	if len(s.batch) > 0 {
-		for i, e := range s.batch {
-			s.batch[i] = nil
-			if s.ending.Load() != 0 || ctx.Err() != nil {
-				return false, nil // run ends the stream; the position is that of what was sent
-			}
-			if err := s.send(e.Encoded, &e.shared); err != nil {
-				return false, err
-			}
+		if ended, err := s.sendAll(ctx, s.batch); ended || err != nil {
+			return false, err // run ends the stream; the position is that of what was sent
 		}
-		s.h.m.events.Add(float64(len(s.batch)))
-		s.spoke()
 	}
 	s.moveTo(l.upTo)
 	switch {
@@ -406,19 +398,46 @@ func (s *Subscription) say(m *pb.SubscribeResponse) error {
 // spoke puts the next heartbeat off.
 func (s *Subscription) spoke() { s.heartbeatAt = time.Now().Add(jitter(s.req.HeartbeatInterval)) }
 
-// send sends an event and moves to it.
-func (s *Subscription) send(e *bridge.Encoded, shared *bridge.Shared) error {
+// sendAll sends events in order, several in a message where the client wants that, and lets go of each that was sent. ended
+// says that the stream ends before all were.
+func (s *Subscription) sendAll(ctx context.Context, events []bridge.Outgoing) (ended bool, err error) {
+	total := len(events)
+	for len(events) > 0 {
+		if s.ending.Load() != 0 || ctx.Err() != nil {
+			return true, nil
+		}
+		n, err := s.send(events[:min(len(events), s.req.MaxBatchEvents)])
+		if err != nil {
+			return false, err
+		}
+		clear(events[:n]) // they need not wait for the rest
+		events = events[n:]
+	}
+	s.h.m.events.Add(float64(total))
+	s.spoke()
+	return false, nil
+}
+
+// send sends one or more events in a message and moves to the last of them. It returns how many it has sent.
+func (s *Subscription) send(events []bridge.Outgoing) (n int, err error) {
+	n = 1
+	var bytes int
 	s.sends.Add(1)
-	n, err := s.to.SendEvent(e, s.cursor(e.Sequence), shared)
+	if e := &events[0]; len(events) == 1 {
+		bytes, err = s.to.SendEvent(e.Encoded, s.cursor(e.Sequence), e.Shared)
+	} else {
+		n, bytes, err = s.to.SendEvents(events, s.cursor)
+	}
 	s.sends.Add(1)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s.moveTo(e.Sequence)
-	s.sent.events.Add(1)
-	s.sent.bytes.Add(uint64(n))
-	s.handled.Store(e.AppendTime.UnixNano())
-	return nil
+	last := events[n-1].Encoded
+	s.moveTo(last.Sequence)
+	s.sent.events.Add(uint64(n))
+	s.sent.bytes.Add(uint64(bytes))
+	s.handled.Store(last.AppendTime.UnixNano())
+	return n, nil
 }
 
 // cursor is the position at a sequence.

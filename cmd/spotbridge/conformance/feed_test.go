@@ -83,6 +83,7 @@ func feedMain(p protocol, fault string) int {
 type said struct {
 	cursor   string
 	event    *pb.Event
+	batch    *pb.EventBatch
 	delivery string
 	confirm  *durationpb.Duration // the heartbeat interval, of a confirmation
 	goodbye  *pb.Goodbye
@@ -177,6 +178,12 @@ func (f *feed) stream(ctx context.Context) (progress bool, notBefore time.Time, 
 		if m.refused && f.fault == "dies-on-refused" {
 			return progress, notBefore, status.Error(codes.DataLoss, "refused")
 		}
+		if m.batch != nil {
+			if err := f.handleBatch(streaming, src, m); err != nil {
+				return progress, notBefore, err
+			}
+			continue
+		}
 		if m.event == nil {
 			if err := f.store.moved(m.cursor); err != nil {
 				return progress, notBefore, err
@@ -187,6 +194,28 @@ func (f *feed) stream(ctx context.Context) (progress bool, notBefore time.Time, 
 			return progress, notBefore, err
 		}
 	}
+}
+
+// handleBatch processes the events of a batch one by one: the cursor is stored with the last of them.
+func (f *feed) handleBatch(ctx context.Context, src source, m said) error {
+	cursor, events := m.cursor, m.batch.GetEvents()
+	m.batch = nil
+	for i, e := range events {
+		m.event, m.cursor = e, f.store.cursor
+		if i == len(events)-1 || f.fault == "batch-cursor-first" {
+			m.cursor = cursor
+		}
+		if f.fault == "batch-cursor-first" {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if i > 0 && f.fault == "first-of-batch" {
+			return f.store.moved(cursor)
+		}
+		if err := f.handle(ctx, src, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // handle processes an event: its id and the cursor are stored together.
@@ -232,7 +261,7 @@ func (f *feed) open(ctx context.Context) (source, error) {
 	if f.protocol == grouped {
 		return f.openMember(ctx, conn)
 	}
-	r := &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST, HeartbeatInterval: durationpb.New(f.heartbeat), View: f.view()}
+	r := &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST, HeartbeatInterval: durationpb.New(f.heartbeat), View: f.view(), MaxBatchEvents: 20}
 	if f.store.cursor != "" {
 		r.Start, r.AfterCursor = pb.Start_START_UNSPECIFIED, f.store.cursor
 	}
@@ -257,7 +286,7 @@ func dialGRPC() (*grpc.ClientConn, error) {
 }
 
 func fromResponse(m *pb.SubscribeResponse) said {
-	s := said{cursor: m.GetCursor(), event: m.GetEvent(), goodbye: m.GetGoodbye()}
+	s := said{cursor: m.GetCursor(), event: m.GetEvent(), batch: m.GetEvents(), goodbye: m.GetGoodbye()}
 	if c := m.GetConfirmation(); c != nil {
 		s.confirm = c.GetHeartbeatInterval()
 	}

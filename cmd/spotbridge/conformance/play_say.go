@@ -61,7 +61,7 @@ func (p *play) confirmWith(c *call, heartbeat time.Duration) {
 	}
 	p.say(c, &pb.SubscribeResponse{Cursor: p.cursor(c.pos), Content: &pb.SubscribeResponse_Confirmation{Confirmation: &pb.Confirmation{
 		Filter: filter, View: c.view, StartSequence: uint64(c.pos.events), HeadSequence: uint64(len(p.events)), HeartbeatInterval: durationpb.New(heartbeat),
-		MaxMessageBytes: int32(c.sub.MaxMessageBytes), ServerTime: timestamppb.Now(),
+		MaxMessageBytes: int32(c.sub.MaxMessageBytes), MaxBatchEvents: int32(c.sub.MaxBatchEvents), ServerTime: timestamppb.Now(),
 	}}})
 }
 
@@ -139,6 +139,24 @@ func (p *play) event(c *call, i int) {
 	if c.sub != nil {
 		c.pos, c.told, p.torn = place{events: i + 1}, true, 0
 	}
+}
+
+// batch sends a subscriber events up to a number, in one message as far as it has asked for that, else one by one.
+func (p *play) batch(c *call, upTo int) {
+	upTo = min(upTo, len(p.events))
+	if n := min(upTo-c.pos.events, c.sub.MaxBatchEvents); n > 1 {
+		m := &pb.SubscribeResponse{}
+		batch := &pb.EventBatch{}
+		for i := range n {
+			one, _ := p.message(c, c.pos.events+i).(*pb.SubscribeResponse)
+			m.Cursor, batch.Events = one.GetCursor(), append(batch.Events, one.GetEvent())
+		}
+		m.Content = &pb.SubscribeResponse_Events{Events: batch}
+		p.logf("events %d to %d", c.pos.events+1, c.pos.events+n)
+		p.say(c, m)
+		c.pos, c.told, p.torn = place{events: c.pos.events + n}, true, 0
+	}
+	p.give(c, upTo)
 }
 
 // cut breaks the connection in the middle of an event: after a part of its bytes, or so many before its end.

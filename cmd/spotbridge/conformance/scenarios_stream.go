@@ -156,6 +156,26 @@ var streamScenarios = []scenario{
 			p.finish(c)
 		},
 	},
+	{
+		name: "batches", on: []protocol{subscribe}, events: 240,
+		demand: "handle several events in one message, if it asks for that: all of them, and resume after SIGKILL in the middle with nothing lost and nothing twice",
+		script: func(p *play) {
+			c := p.warmUp()
+			for range 4 {
+				for until := time.Now().Add(100*time.Millisecond + rand.N(300*time.Millisecond)); time.Now().Before(until); {
+					p.batch(c, c.pos.events+1+rand.IntN(5))
+					p.pause(20 * time.Millisecond)
+				}
+				p.batch(c, c.pos.events+6)
+				p.kill()
+				p.start()
+				c = p.next()
+				p.confirm(c)
+			}
+			p.batch(c, c.pos.events+7)
+			p.finish(c)
+		},
+	},
 }
 
 // promptly is how much longer than necessary something may take on a busy machine.

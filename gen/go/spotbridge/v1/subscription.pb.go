@@ -223,8 +223,12 @@ type SubscribeRequest struct {
 	// Largest message to send in bytes; 0 = 4 MiB less 64 KiB (what a default gRPC client accepts), at least 64 KiB, at
 	// most 16 MiB. A larger event goes out as ENVELOPE with omitted.
 	MaxMessageBytes int32 `protobuf:"varint,9,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Largest number of events in one message, 0 to 1,000; 0 and 1 = each event is a message of its own. With more, events
+	// that are ready at the same moment come together as events. Nothing is waited for, and a single event comes as event.
+	// For clients whose cost is the message or the transaction and not the event: they catch up faster. Not over REST.
+	MaxBatchEvents int32 `protobuf:"varint,10,opt,name=max_batch_events,json=maxBatchEvents,proto3" json:"max_batch_events,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SubscribeRequest) Reset() {
@@ -320,6 +324,13 @@ func (x *SubscribeRequest) GetMaxMessageBytes() int32 {
 	return 0
 }
 
+func (x *SubscribeRequest) GetMaxBatchEvents() int32 {
+	if x != nil {
+		return x.MaxBatchEvents
+	}
+	return 0
+}
+
 // SubscribeResponse is one message of the stream.
 type SubscribeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -338,6 +349,7 @@ type SubscribeResponse struct {
 	//	*SubscribeResponse_FellBehind
 	//	*SubscribeResponse_Goodbye
 	//	*SubscribeResponse_SnapshotEnd
+	//	*SubscribeResponse_Events
 	Content       isSubscribeResponse_Content `protobuf_oneof:"content"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -450,6 +462,15 @@ func (x *SubscribeResponse) GetSnapshotEnd() *SnapshotEnd {
 	return nil
 }
 
+func (x *SubscribeResponse) GetEvents() *EventBatch {
+	if x != nil {
+		if x, ok := x.Content.(*SubscribeResponse_Events); ok {
+			return x.Events
+		}
+	}
+	return nil
+}
+
 type isSubscribeResponse_Content interface {
 	isSubscribeResponse_Content()
 }
@@ -489,6 +510,11 @@ type SubscribeResponse_SnapshotEnd struct {
 	SnapshotEnd *SnapshotEnd `protobuf:"bytes,8,opt,name=snapshot_end,json=snapshotEnd,proto3,oneof"`
 }
 
+type SubscribeResponse_Events struct {
+	// Several events that match the filter; only when max_batch_events allows it. The cursor is that of the last one.
+	Events *EventBatch `protobuf:"bytes,9,opt,name=events,proto3,oneof"`
+}
+
 func (*SubscribeResponse_Confirmation) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_Event) isSubscribeResponse_Content() {}
@@ -502,6 +528,54 @@ func (*SubscribeResponse_FellBehind) isSubscribeResponse_Content() {}
 func (*SubscribeResponse_Goodbye) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_SnapshotEnd) isSubscribeResponse_Content() {}
+
+func (*SubscribeResponse_Events) isSubscribeResponse_Content() {}
+
+// EventBatch is two or more events that were ready at the same moment.
+type EventBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the log. Store the cursor of the message with the results of all of them.
+	Events        []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventBatch) Reset() {
+	*x = EventBatch{}
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventBatch) ProtoMessage() {}
+
+func (x *EventBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
+func (*EventBatch) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *EventBatch) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
 
 // Confirmation repeats the request as the server understood it.
 type Confirmation struct {
@@ -524,13 +598,15 @@ type Confirmation struct {
 	ServerTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	// Set when the stream begins with a snapshot, or the rest of one: the sequence that it shows the state as of.
 	SnapshotSequence *uint64 `protobuf:"varint,9,opt,name=snapshot_sequence,json=snapshotSequence,proto3,oneof" json:"snapshot_sequence,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The largest number of events in one message. 0 = the server knows no batches.
+	MaxBatchEvents int32 `protobuf:"varint,10,opt,name=max_batch_events,json=maxBatchEvents,proto3" json:"max_batch_events,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Confirmation) Reset() {
 	*x = Confirmation{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[2]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +618,7 @@ func (x *Confirmation) String() string {
 func (*Confirmation) ProtoMessage() {}
 
 func (x *Confirmation) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[2]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +631,7 @@ func (x *Confirmation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirmation.ProtoReflect.Descriptor instead.
 func (*Confirmation) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{2}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Confirmation) GetFilter() *EventFilter {
@@ -621,6 +697,13 @@ func (x *Confirmation) GetSnapshotSequence() uint64 {
 	return 0
 }
 
+func (x *Confirmation) GetMaxBatchEvents() int32 {
+	if x != nil {
+		return x.MaxBatchEvents
+	}
+	return 0
+}
+
 // SnapshotEnd says that the snapshot is complete. It comes once, also when nothing matched.
 //
 // Every entity of which a matching event is held has been sent. If retention deletes an entity's latest event after it was
@@ -642,7 +725,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +737,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[3]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +750,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{3}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SnapshotEnd) GetServerTime() *timestamppb.Timestamp {
@@ -711,7 +794,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +806,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[4]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +819,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{4}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetServerTime() *timestamppb.Timestamp {
@@ -766,7 +849,7 @@ type CaughtUp struct {
 
 func (x *CaughtUp) Reset() {
 	*x = CaughtUp{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +861,7 @@ func (x *CaughtUp) String() string {
 func (*CaughtUp) ProtoMessage() {}
 
 func (x *CaughtUp) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[5]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +874,7 @@ func (x *CaughtUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUp.ProtoReflect.Descriptor instead.
 func (*CaughtUp) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{5}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CaughtUp) GetServerTime() *timestamppb.Timestamp {
@@ -823,7 +906,7 @@ type FellBehind struct {
 
 func (x *FellBehind) Reset() {
 	*x = FellBehind{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +918,7 @@ func (x *FellBehind) String() string {
 func (*FellBehind) ProtoMessage() {}
 
 func (x *FellBehind) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[6]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +931,7 @@ func (x *FellBehind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FellBehind.ProtoReflect.Descriptor instead.
 func (*FellBehind) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{6}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FellBehind) GetServerTime() *timestamppb.Timestamp {
@@ -885,7 +968,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +980,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[7]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +993,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{7}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Goodbye) GetReason() GoodbyeReason {
@@ -940,7 +1023,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1035,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[8]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1048,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{8}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListSubscriptionsRequest) GetPageSize() int32 {
@@ -999,7 +1082,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1094,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[9]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1107,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{9}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListSubscriptionsResponse) GetSubscriptions() []*Subscription {
@@ -1093,7 +1176,7 @@ type Subscription struct {
 
 func (x *Subscription) Reset() {
 	*x = Subscription{}
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1188,7 @@ func (x *Subscription) String() string {
 func (*Subscription) ProtoMessage() {}
 
 func (x *Subscription) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_subscription_proto_msgTypes[10]
+	mi := &file_spotbridge_v1_subscription_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1201,7 @@ func (x *Subscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscription.ProtoReflect.Descriptor instead.
 func (*Subscription) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{10}
+	return file_spotbridge_v1_subscription_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Subscription) GetId() uint64 {
@@ -1223,7 +1306,7 @@ var File_spotbridge_v1_subscription_proto protoreflect.FileDescriptor
 
 const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\n" +
-	" spotbridge/v1/subscription.proto\x12\rspotbridge.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19spotbridge/v1/event.proto\"\xb5\x03\n" +
+	" spotbridge/v1/subscription.proto\x12\rspotbridge.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19spotbridge/v1/event.proto\"\xdf\x03\n" +
 	"\x10SubscribeRequest\x122\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1a.spotbridge.v1.EventFilterR\x06filter\x12*\n" +
 	"\x05start\x18\x02 \x01(\x0e2\x14.spotbridge.v1.StartR\x05start\x12!\n" +
@@ -1235,7 +1318,9 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\x12heartbeat_interval\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x1f\n" +
 	"\vclient_name\x18\b \x01(\tR\n" +
 	"clientName\x12*\n" +
-	"\x11max_message_bytes\x18\t \x01(\x05R\x0fmaxMessageBytes\"\xcc\x03\n" +
+	"\x11max_message_bytes\x18\t \x01(\x05R\x0fmaxMessageBytes\x12(\n" +
+	"\x10max_batch_events\x18\n" +
+	" \x01(\x05R\x0emaxBatchEvents\"\x81\x04\n" +
 	"\x11SubscribeResponse\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x12A\n" +
 	"\fconfirmation\x18\x02 \x01(\v2\x1b.spotbridge.v1.ConfirmationH\x00R\fconfirmation\x12,\n" +
@@ -1245,8 +1330,12 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\vfell_behind\x18\x06 \x01(\v2\x19.spotbridge.v1.FellBehindH\x00R\n" +
 	"fellBehind\x122\n" +
 	"\agoodbye\x18\a \x01(\v2\x16.spotbridge.v1.GoodbyeH\x00R\agoodbye\x12?\n" +
-	"\fsnapshot_end\x18\b \x01(\v2\x1a.spotbridge.v1.SnapshotEndH\x00R\vsnapshotEndB\t\n" +
-	"\acontent\"\xeb\x03\n" +
+	"\fsnapshot_end\x18\b \x01(\v2\x1a.spotbridge.v1.SnapshotEndH\x00R\vsnapshotEnd\x123\n" +
+	"\x06events\x18\t \x01(\v2\x19.spotbridge.v1.EventBatchH\x00R\x06eventsB\t\n" +
+	"\acontent\":\n" +
+	"\n" +
+	"EventBatch\x12,\n" +
+	"\x06events\x18\x01 \x03(\v2\x14.spotbridge.v1.EventR\x06events\"\x95\x04\n" +
 	"\fConfirmation\x122\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1a.spotbridge.v1.EventFilterR\x06filter\x12,\n" +
 	"\x04view\x18\x02 \x01(\x0e2\x18.spotbridge.v1.EventViewR\x04view\x12%\n" +
@@ -1257,7 +1346,9 @@ const file_spotbridge_v1_subscription_proto_rawDesc = "" +
 	"\bwarnings\x18\a \x03(\v2\x16.spotbridge.v1.WarningR\bwarnings\x12;\n" +
 	"\vserver_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x120\n" +
-	"\x11snapshot_sequence\x18\t \x01(\x04H\x00R\x10snapshotSequence\x88\x01\x01B\x14\n" +
+	"\x11snapshot_sequence\x18\t \x01(\x04H\x00R\x10snapshotSequence\x88\x01\x01\x12(\n" +
+	"\x10max_batch_events\x18\n" +
+	" \x01(\x05R\x0emaxBatchEventsB\x14\n" +
 	"\x12_snapshot_sequence\"\xbd\x01\n" +
 	"\vSnapshotEnd\x12;\n" +
 	"\vserver_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1347,69 +1438,72 @@ func file_spotbridge_v1_subscription_proto_rawDescGZIP() []byte {
 }
 
 var file_spotbridge_v1_subscription_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_spotbridge_v1_subscription_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_spotbridge_v1_subscription_proto_goTypes = []any{
 	(Start)(0),                        // 0: spotbridge.v1.Start
 	(GoodbyeReason)(0),                // 1: spotbridge.v1.GoodbyeReason
 	(SubscriptionState)(0),            // 2: spotbridge.v1.SubscriptionState
 	(*SubscribeRequest)(nil),          // 3: spotbridge.v1.SubscribeRequest
 	(*SubscribeResponse)(nil),         // 4: spotbridge.v1.SubscribeResponse
-	(*Confirmation)(nil),              // 5: spotbridge.v1.Confirmation
-	(*SnapshotEnd)(nil),               // 6: spotbridge.v1.SnapshotEnd
-	(*Heartbeat)(nil),                 // 7: spotbridge.v1.Heartbeat
-	(*CaughtUp)(nil),                  // 8: spotbridge.v1.CaughtUp
-	(*FellBehind)(nil),                // 9: spotbridge.v1.FellBehind
-	(*Goodbye)(nil),                   // 10: spotbridge.v1.Goodbye
-	(*ListSubscriptionsRequest)(nil),  // 11: spotbridge.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil), // 12: spotbridge.v1.ListSubscriptionsResponse
-	(*Subscription)(nil),              // 13: spotbridge.v1.Subscription
-	(*EventFilter)(nil),               // 14: spotbridge.v1.EventFilter
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
-	(EventView)(0),                    // 16: spotbridge.v1.EventView
-	(*durationpb.Duration)(nil),       // 17: google.protobuf.Duration
-	(*Event)(nil),                     // 18: spotbridge.v1.Event
-	(*Warning)(nil),                   // 19: spotbridge.v1.Warning
+	(*EventBatch)(nil),                // 5: spotbridge.v1.EventBatch
+	(*Confirmation)(nil),              // 6: spotbridge.v1.Confirmation
+	(*SnapshotEnd)(nil),               // 7: spotbridge.v1.SnapshotEnd
+	(*Heartbeat)(nil),                 // 8: spotbridge.v1.Heartbeat
+	(*CaughtUp)(nil),                  // 9: spotbridge.v1.CaughtUp
+	(*FellBehind)(nil),                // 10: spotbridge.v1.FellBehind
+	(*Goodbye)(nil),                   // 11: spotbridge.v1.Goodbye
+	(*ListSubscriptionsRequest)(nil),  // 12: spotbridge.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 13: spotbridge.v1.ListSubscriptionsResponse
+	(*Subscription)(nil),              // 14: spotbridge.v1.Subscription
+	(*EventFilter)(nil),               // 15: spotbridge.v1.EventFilter
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(EventView)(0),                    // 17: spotbridge.v1.EventView
+	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
+	(*Event)(nil),                     // 19: spotbridge.v1.Event
+	(*Warning)(nil),                   // 20: spotbridge.v1.Warning
 }
 var file_spotbridge_v1_subscription_proto_depIdxs = []int32{
-	14, // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
+	15, // 0: spotbridge.v1.SubscribeRequest.filter:type_name -> spotbridge.v1.EventFilter
 	0,  // 1: spotbridge.v1.SubscribeRequest.start:type_name -> spotbridge.v1.Start
-	15, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	16, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
-	17, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	5,  // 5: spotbridge.v1.SubscribeResponse.confirmation:type_name -> spotbridge.v1.Confirmation
-	18, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
-	7,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
-	8,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
-	9,  // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
-	10, // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
-	6,  // 11: spotbridge.v1.SubscribeResponse.snapshot_end:type_name -> spotbridge.v1.SnapshotEnd
-	14, // 12: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
-	16, // 13: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
-	17, // 14: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
-	19, // 15: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
-	15, // 16: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
-	15, // 17: spotbridge.v1.SnapshotEnd.server_time:type_name -> google.protobuf.Timestamp
-	15, // 18: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
-	15, // 19: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
-	15, // 20: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 21: spotbridge.v1.Goodbye.reason:type_name -> spotbridge.v1.GoodbyeReason
-	17, // 22: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
-	13, // 23: spotbridge.v1.ListSubscriptionsResponse.subscriptions:type_name -> spotbridge.v1.Subscription
-	15, // 24: spotbridge.v1.ListSubscriptionsResponse.server_time:type_name -> google.protobuf.Timestamp
-	14, // 25: spotbridge.v1.Subscription.filter:type_name -> spotbridge.v1.EventFilter
-	16, // 26: spotbridge.v1.Subscription.view:type_name -> spotbridge.v1.EventView
-	2,  // 27: spotbridge.v1.Subscription.state:type_name -> spotbridge.v1.SubscriptionState
-	15, // 28: spotbridge.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
-	17, // 29: spotbridge.v1.Subscription.lag:type_name -> google.protobuf.Duration
-	3,  // 30: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
-	11, // 31: spotbridge.v1.SubscriptionService.ListSubscriptions:input_type -> spotbridge.v1.ListSubscriptionsRequest
-	4,  // 32: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
-	12, // 33: spotbridge.v1.SubscriptionService.ListSubscriptions:output_type -> spotbridge.v1.ListSubscriptionsResponse
-	32, // [32:34] is the sub-list for method output_type
-	30, // [30:32] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	16, // 2: spotbridge.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	17, // 3: spotbridge.v1.SubscribeRequest.view:type_name -> spotbridge.v1.EventView
+	18, // 4: spotbridge.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	6,  // 5: spotbridge.v1.SubscribeResponse.confirmation:type_name -> spotbridge.v1.Confirmation
+	19, // 6: spotbridge.v1.SubscribeResponse.event:type_name -> spotbridge.v1.Event
+	8,  // 7: spotbridge.v1.SubscribeResponse.heartbeat:type_name -> spotbridge.v1.Heartbeat
+	9,  // 8: spotbridge.v1.SubscribeResponse.caught_up:type_name -> spotbridge.v1.CaughtUp
+	10, // 9: spotbridge.v1.SubscribeResponse.fell_behind:type_name -> spotbridge.v1.FellBehind
+	11, // 10: spotbridge.v1.SubscribeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
+	7,  // 11: spotbridge.v1.SubscribeResponse.snapshot_end:type_name -> spotbridge.v1.SnapshotEnd
+	5,  // 12: spotbridge.v1.SubscribeResponse.events:type_name -> spotbridge.v1.EventBatch
+	19, // 13: spotbridge.v1.EventBatch.events:type_name -> spotbridge.v1.Event
+	15, // 14: spotbridge.v1.Confirmation.filter:type_name -> spotbridge.v1.EventFilter
+	17, // 15: spotbridge.v1.Confirmation.view:type_name -> spotbridge.v1.EventView
+	18, // 16: spotbridge.v1.Confirmation.heartbeat_interval:type_name -> google.protobuf.Duration
+	20, // 17: spotbridge.v1.Confirmation.warnings:type_name -> spotbridge.v1.Warning
+	16, // 18: spotbridge.v1.Confirmation.server_time:type_name -> google.protobuf.Timestamp
+	16, // 19: spotbridge.v1.SnapshotEnd.server_time:type_name -> google.protobuf.Timestamp
+	16, // 20: spotbridge.v1.Heartbeat.server_time:type_name -> google.protobuf.Timestamp
+	16, // 21: spotbridge.v1.CaughtUp.server_time:type_name -> google.protobuf.Timestamp
+	16, // 22: spotbridge.v1.FellBehind.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 23: spotbridge.v1.Goodbye.reason:type_name -> spotbridge.v1.GoodbyeReason
+	18, // 24: spotbridge.v1.Goodbye.retry_after:type_name -> google.protobuf.Duration
+	14, // 25: spotbridge.v1.ListSubscriptionsResponse.subscriptions:type_name -> spotbridge.v1.Subscription
+	16, // 26: spotbridge.v1.ListSubscriptionsResponse.server_time:type_name -> google.protobuf.Timestamp
+	15, // 27: spotbridge.v1.Subscription.filter:type_name -> spotbridge.v1.EventFilter
+	17, // 28: spotbridge.v1.Subscription.view:type_name -> spotbridge.v1.EventView
+	2,  // 29: spotbridge.v1.Subscription.state:type_name -> spotbridge.v1.SubscriptionState
+	16, // 30: spotbridge.v1.Subscription.start_time:type_name -> google.protobuf.Timestamp
+	18, // 31: spotbridge.v1.Subscription.lag:type_name -> google.protobuf.Duration
+	3,  // 32: spotbridge.v1.SubscriptionService.Subscribe:input_type -> spotbridge.v1.SubscribeRequest
+	12, // 33: spotbridge.v1.SubscriptionService.ListSubscriptions:input_type -> spotbridge.v1.ListSubscriptionsRequest
+	4,  // 34: spotbridge.v1.SubscriptionService.Subscribe:output_type -> spotbridge.v1.SubscribeResponse
+	13, // 35: spotbridge.v1.SubscriptionService.ListSubscriptions:output_type -> spotbridge.v1.ListSubscriptionsResponse
+	34, // [34:36] is the sub-list for method output_type
+	32, // [32:34] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_subscription_proto_init() }
@@ -1426,15 +1520,16 @@ func file_spotbridge_v1_subscription_proto_init() {
 		(*SubscribeResponse_FellBehind)(nil),
 		(*SubscribeResponse_Goodbye)(nil),
 		(*SubscribeResponse_SnapshotEnd)(nil),
+		(*SubscribeResponse_Events)(nil),
 	}
-	file_spotbridge_v1_subscription_proto_msgTypes[2].OneofWrappers = []any{}
+	file_spotbridge_v1_subscription_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spotbridge_v1_subscription_proto_rawDesc), len(file_spotbridge_v1_subscription_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
