@@ -50,7 +50,7 @@ func (r *received) read(data mem.BufferSlice) error {
 		return nil
 	}
 	in := data.Reader()
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	event := uint64(3) // number of the field
 	for in.Remaining() > 0 {
 		tag, err := binary.ReadUvarint(in)

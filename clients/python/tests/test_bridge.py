@@ -22,7 +22,6 @@ import pytest
 
 from expense_feed.__main__ import COLUMNS, DUMPED, Ledger
 from expense_feed.rule import OPERATIONS, Booking, Expense, apply, touched
-from fake import heartbeat
 from spotbridge import Bridge, Stopped, Subscription
 from spotbridge.v1.event_pb2 import EVENT_VIEW_RAW, EntityRef, Event, EventFilter, OperationSummary
 from spotbridge.v1.subscription_pb2 import START_EARLIEST, SubscribeRequest
@@ -197,7 +196,7 @@ async def test_a_cursor_that_is_none_ends_the_client_with_the_reason_of_the_brid
     bridge: RealBridge, tmp_path: Path
 ) -> None:
     database = tmp_path / "expenses.db"
-    Ledger(str(database)).store(heartbeat("no cursor"), Booking("", 0, "", {}))
+    Ledger(str(database)).store([], "no cursor")
     code, _, errors = await ended(await start(database, SPOTBRIDGE_GRPC=bridge.address))
     assert code == 1
     assert errors.splitlines()[-1].startswith("stopped: INVALID_ARGUMENT INVALID_CURSOR: ")

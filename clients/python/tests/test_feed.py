@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from expense_feed.__main__ import Ledger, consume
+from expense_feed.__main__ import BATCH_EVENTS, Ledger, consume
 from expense_feed.rule import Booking
 from fake import FakeBridge, confirmation, goodbye, heartbeat, sends
 from spotbridge.v1.event_pb2 import EVENT_VIEW_TYPED, Event
-from spotbridge.v1.subscription_pb2 import START_EARLIEST, SubscribeResponse
+from spotbridge.v1.subscription_pb2 import START_EARLIEST, EventBatch, SubscribeResponse
 from test_rule import body, event, payload
 
 LAUNCHER = Path(__file__).parent.parent / "expense-feed"
@@ -66,7 +66,7 @@ async def test_each_event_counts_once_and_every_message_moves_the_position(ledge
 async def test_the_request_is_the_feed_s_filter_from_the_earliest_event_or_the_stored_cursor(ledger: Ledger) -> None:
     fake = FakeBridge(sends(confirmation(), heartbeat("c1"), hang=True))
     await consumed(fake, ledger, lambda: ledger.cursor() == "c1")
-    ledger.store(heartbeat("c2"), Booking("", 0, "", {}))
+    ledger.store([], "c2")
     await consumed(fake, ledger, lambda: len(fake.requests) == 2)
     first, second = fake.requests
     assert list(first.filter.event_types) == ["PNR_V3"]
@@ -105,22 +105,43 @@ async def test_an_omitted_payload_is_read_from_the_body(ledger: Ledger) -> None:
     assert (list(ledger.processed()), fake.body_calls) == (["s.1", "s.2"], 1)
 
 
-def test_expense_event_and_position_are_stored_together_or_not_at_all(
+async def test_the_events_of_a_batch_count_like_single_ones(ledger: Ledger) -> None:
+    omitted = ticket("s.3", "t3")
+    omitted.ClearField("pnr_v3")
+    omitted.omitted.bytes = 5 << 20
+    whole = body({"pnrId": "p1", "data": payload(12.5, {"t3": ("u1", None)})})
+    several = [ticket("s.2", "t2"), Event(id="s.9", event_type="OTHER"), omitted, ticket("s.1", "t1")]
+    batch = SubscribeResponse(cursor="c5", events=EventBatch(events=several))
+    fake = FakeBridge(
+        sends(confirmation(), carries("c1", ticket("s.1", "t1")), batch, hang=True), bodies={"s.3": [whole]}
+    )
+    await consumed(fake, ledger, lambda: ledger.cursor() == "c5")
+    assert fake.requests[0].max_batch_events == BATCH_EVENTS
+    assert list(ledger.processed()) == ["s.1", "s.2", "s.3", "s.9"]
+    assert [line.split("\t")[0] for line in ledger.dump()] == ["t1", "t2", "t3"]
+
+
+def test_expenses_events_and_position_are_stored_together_or_not_at_all(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger.store(heartbeat("c1"), Booking("", 0, "", {}))
-    given = carries("c2", event("s.1", issued=["t1", "t2"]))
+    ledger.store([], "c1")
+    none = Booking("", 0, "", {})
+    given = [(event("s.0", issued=["t0"]), none), (event("s.1", issued=["t1", "t2"]), none)]
 
-    def fails_at_the_second(*_: object) -> None:
-        monkeypatch.setattr("expense_feed.__main__.apply", None)
+    calls = []
 
-    monkeypatch.setattr("expense_feed.__main__.apply", fails_at_the_second)
+    def fails_at_the_third(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            monkeypatch.setattr("expense_feed.__main__.apply", None)
+
+    monkeypatch.setattr("expense_feed.__main__.apply", fails_at_the_third)
     with pytest.raises(TypeError):
-        ledger.store(given, Booking("", 0, "", {}))
+        ledger.store(given, "c2")
     assert (ledger.cursor(), list(ledger.processed()), list(ledger.dump())) == ("c1", [], [])
     monkeypatch.undo()
-    ledger.store(given, Booking("", 0, "", {}))
-    assert (ledger.cursor(), list(ledger.processed()), len(list(ledger.dump()))) == ("c2", ["s.1"], 2)
+    ledger.store(given, "c2")
+    assert (ledger.cursor(), list(ledger.processed()), len(list(ledger.dump()))) == ("c2", ["s.0", "s.1"], 3)
 
 
 def test_the_database_is_synced_at_every_commit(tmp_path: Path) -> None:
@@ -131,7 +152,7 @@ def test_the_database_is_synced_at_every_commit(tmp_path: Path) -> None:
 
 def test_dumps_are_ordered_by_bytes(ledger: Ledger) -> None:
     for number in ("b", "a", "B", "\U0001f600", "\uff5e"):
-        ledger.store(carries("c", ticket(f"s.{number}", number)), Booking("", 0, "", {}))
+        ledger.store([(ticket(f"s.{number}", number), Booking("", 0, "", {}))], "c")
     assert [line.split("\t")[0] for line in ledger.dump()] == ["B", "a", "b", "\uff5e", "\U0001f600"]
     assert list(ledger.processed()) == ["s.B", "s.a", "s.b", "s.\uff5e", "s.\U0001f600"]
 

@@ -1,9 +1,12 @@
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Bridge, eventBody, type Reconnect, subscribe } from "spotbridge";
+import { Bridge, eventBody, eventsOf, type Reconnect, subscribe } from "spotbridge";
 import { type Event, EventView, GoodbyeReason, Start } from "spotbridge/v1";
 import { type Content, contentOf, contentOfBody } from "./booking.js";
 import { counts, operations } from "./rule.js";
-import type { Store } from "./store.js";
+import type { Item, Store } from "./store.js";
+
+/** How many events may come in one message, and so in one transaction, when many are ready. */
+export const batchEvents = 100;
 
 interface Options {
   heartbeatMs: number;
@@ -23,21 +26,22 @@ export async function consume(store: Store, address: string, { heartbeatMs, sign
         start: Start.EARLIEST,
         heartbeatInterval: durationFromMs(heartbeatMs),
         clientName: "expense-feed typescript",
+        maxBatchEvents: batchEvents,
       },
       cursor: () => store.cursor(),
       signal,
       onReconnect: (reconnect) => notice(explain(reconnect)),
     });
-    for await (const { content, cursor } of messages) {
-      if (content.case === "event") {
-        const event = content.value;
-        store.process(event, counts(event) ? await read(bridge, event, signal) : undefined, cursor);
-        continue;
-      }
+    for await (const message of messages) {
+      const { content, cursor } = message;
       if (content.case === "confirmation") {
-        for (const { field, message } of content.value.warnings) notice(`warning: ${field}: ${message}`);
+        for (const warning of content.value.warnings) notice(`warning: ${warning.field}: ${warning.message}`);
       }
-      if (cursor) store.moveTo(cursor);
+      const items: Item[] = [];
+      for (const event of eventsOf(message)) {
+        items.push({ event, content: counts(event) ? await read(bridge, event, signal) : undefined });
+      }
+      store.process(items, cursor);
     }
   } catch (error) {
     if (!signal.aborted || error !== signal.reason) throw error; // else the read of a body was given up: the event comes again

@@ -19,6 +19,12 @@ const replace = `INSERT OR REPLACE INTO expenses VALUES (@ticket_number, @pnr_id
 const dump = `SELECT ticket_number, pnr_id, organization_id, traveler_id, currency, amount_milli, refund_milli, net_milli,
   state, version, event_id FROM expenses ORDER BY ticket_number`;
 
+/** An event to process. One that does not count has no content. */
+export interface Item {
+  event: Event;
+  content: Content | undefined;
+}
+
 /** How long a database that is in use is waited for. */
 const busyMs = 5000;
 
@@ -53,23 +59,22 @@ export class Store {
     return this.#db.prepare<[], string>("SELECT cursor FROM position").pluck().get();
   }
 
-  /** Moves the position. */
-  moveTo(cursor: string): void {
-    this.#db.prepare("INSERT OR REPLACE INTO position VALUES (1, ?)").run(cursor);
+  /** Processes the events of a message, each once, however often it comes, and moves the position; all of it or nothing. */
+  process(items: Item[], cursor: string): void {
+    this.#db.transaction(() => {
+      for (const { event, content } of items) {
+        const isNew = this.#db.prepare("INSERT OR IGNORE INTO processed VALUES (?)").run(event.id).changes > 0;
+        if (isNew && content) this.#apply(event, content);
+      }
+      if (cursor) this.#db.prepare("INSERT OR REPLACE INTO position VALUES (1, ?)").run(cursor);
+    })();
   }
 
-  /** Processes an event once, however often it comes, and moves the position. An event that does not count has no content. */
-  process(event: Event, content: Content | undefined, cursor: string): void {
-    this.#db.transaction(() => {
-      const isNew = this.#db.prepare("INSERT OR IGNORE INTO processed VALUES (?)").run(event.id).changes > 0;
-      if (isNew && content) {
-        for (const number of ticketsOf(content)) {
-          const before = this.#db.prepare<[string], Expense>(select).get(number);
-          this.#db.prepare(replace).run(apply(before, number, event, content));
-        }
-      }
-      this.moveTo(cursor);
-    })();
+  #apply(event: Event, content: Content): void {
+    for (const number of ticketsOf(content)) {
+      const before = this.#db.prepare<[string], Expense>(select).get(number);
+      this.#db.prepare(replace).run(apply(before, number, event, content));
+    }
   }
 
   /** Returns the table, a row per ticket. */

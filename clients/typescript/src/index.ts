@@ -3,4 +3,4 @@ export { Code } from "@connectrpc/connect";
 export { Bridge, type BridgeOptions } from "./bridge.js";
 export { eventBody, type EventBodyOptions } from "./body.js";
 export { BridgeError } from "./error.js";
-export { subscribe, type Reconnect, type SubscribeOptions } from "./subscribe.js";
+export { eventsOf, subscribe, type Reconnect, type SubscribeOptions } from "./subscribe.js";

@@ -4,6 +4,7 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { Backoff, pause } from "./backoff.js";
 import type { Bridge } from "./bridge.js";
 import { BridgeError, meansStop } from "./error.js";
+import type { Event } from "./gen/spotbridge/v1/event_pb.js";
 import {
   type Goodbye,
   Start,
@@ -87,6 +88,12 @@ export async function* subscribe(
     onReconnect?.({ waitMs, goodbye, error });
     await pause(waitMs, signal);
   }
+}
+
+/** Returns the events of a message, in order: one, those of a batch (a request with `maxBatchEvents` gets them), or none. */
+export function eventsOf({ content }: SubscribeResponse): Event[] {
+  if (content.case === "event") return [content.value];
+  return content.case === "events" ? content.value.events : [];
 }
 
 function requestAfter(cursor: string | undefined, bridge: Bridge, init: SubscribeOptions["request"]): SubscribeRequest {

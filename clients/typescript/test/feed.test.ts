@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { create } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Bridge, BridgeError, Code, subscribe } from "spotbridge";
-import { EventSchema, EventView, Start, type SubscribeResponse } from "spotbridge/v1";
+import { EventBatchSchema, EventSchema, EventView, Start, type SubscribeResponse } from "spotbridge/v1";
 import { Store } from "../feed/store.js";
 import { FakeBridge, type Handlers } from "./fakebridge.js";
 import { end, RealBridge, skip } from "./realbridge.js";
@@ -69,13 +69,37 @@ describe("against a bridge that is not as expected", () => {
 
   test("a position that is lost ends it with the reason, and is kept", async () => {
     const store = new Store(join(dir, "expired.db"));
-    store.moveTo("c1");
+    store.process([], "c1");
     const { code, notices, requests } = await runAgainst(
       (call) => call.end(Code.OutOfRange, "CURSOR_EXPIRED", { earliest_cursor: "c7" }),
       "expired.db",
     );
     assert.deepEqual([code, requests.map((r) => r.afterCursor), store.cursor()], [1, ["c1"], "c1"]);
     await until("the reason is told", () => notices() === "CURSOR_EXPIRED: [out_of_range] told by the fake\n");
+    store.close();
+  });
+
+  test("the events of a batch count like single ones", async () => {
+    const store = new Store(join(dir, "batch.db"));
+    const { code, requests } = await runAgainst(
+      (call) => {
+        const event = (number: number, fields = {}) =>
+          create(EventSchema, {
+            id: `s.${number}`,
+            eventType: "PNR_V3",
+            operation: "BOOKING_TICKETED",
+            operationSummary: { ticketsIssued: [`T${number}`] },
+            ...fields,
+          });
+        call.send({ cursor: "c1", content: { case: "event", value: event(1) } });
+        const events = [event(2), event(9, { eventType: "PNR_V4" }), event(3), event(1)];
+        call.send({ cursor: "c5", content: { case: "events", value: create(EventBatchSchema, { events }) } });
+      },
+      "batch.db",
+      () => store.cursor() === "c5",
+    );
+    assert.deepEqual([code, requests.map((r) => r.maxBatchEvents)], [0, [100]]);
+    assert.deepEqual([store.processed(), store.dump().map((row) => row[0])], [["s.1", "s.2", "s.3", "s.9"], ["T1", "T2", "T3"]]);
     store.close();
   });
 

@@ -49,7 +49,10 @@ function booking(total: number, refund?: { base?: number; tax?: number }): Init[
 function table(events: Event[]): string[] {
   const store = new Store(":memory:");
   try {
-    for (const e of events) store.process(e, counts(e) ? contentOf(e) : undefined, "c");
+    store.process(
+      events.map((e) => ({ event: e, content: counts(e) ? contentOf(e) : undefined })),
+      "c",
+    );
     return store.dump().map((row) => row.join(" "));
   } finally {
     store.close();
@@ -143,17 +146,19 @@ test("an event is processed once, and moves the position every time", () => {
   const store = new Store(":memory:");
   const e = event("s.1", 1, { ticketsIssued: ["A"] }, booking(1));
   assert.equal(store.cursor(), undefined);
-  store.process(e, contentOf(e), "c1");
-  store.process(e, contentOf(event("s.1", 1, { ticketsVoided: ["A"] }, booking(1))), "c2"); // the same id, whatever it says
-  store.process(event("s.0", 1, undefined, undefined, "NEW_OPERATION"), undefined, "c3");
+  store.process([{ event: e, content: contentOf(e) }], "c1");
+  const voided = contentOf(event("s.1", 1, { ticketsVoided: ["A"] }, booking(1)));
+  store.process([{ event: e, content: voided }], "c2"); // the same id, whatever it says
+  store.process([{ event: event("s.0", 1, undefined, undefined, "NEW_OPERATION"), content: undefined }], "c3");
   assert.deepEqual([store.dump().map((row) => row[8]), store.processed(), store.cursor()], [["ISSUED"], ["s.0", "s.1"], "c3"]);
   store.close();
 });
 
-test("nothing of an event is kept when a part of it cannot be", () => {
+test("nothing of a message is kept when a part of it cannot be", () => {
   const store = new Store(":memory:");
   const e = event("s.1", 1, { ticketsIssued: ["A"] }, booking(1));
-  assert.throws(() => store.process(e, contentOf(e), undefined as unknown as string), /NOT NULL/);
+  const broken = { event: undefined as unknown as Event, content: undefined };
+  assert.throws(() => store.process([{ event: e, content: contentOf(e) }, broken], "c1"), TypeError);
   assert.deepEqual([store.dump(), store.processed(), store.cursor()], [[], [], undefined]);
   store.close();
 });
@@ -194,7 +199,8 @@ describe("the body of an omitted event says the same as its typed payload", () =
     test(name, () => {
       const store = new Store(":memory:");
       const omitted = event("s.1", 1, typed.operationSummary, undefined);
-      store.process(omitted, contentOfBody(omitted, Buffer.from(`\uFEFF${JSON.stringify({ payload })}`)), "c");
+      const content = contentOfBody(omitted, Buffer.from(`\uFEFF${JSON.stringify({ payload })}`));
+      store.process([{ event: omitted, content }], "c");
       assert.deepEqual(
         store.dump().map((row) => row.join(" ")),
         table([typed]),

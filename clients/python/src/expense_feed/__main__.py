@@ -19,9 +19,9 @@ from dataclasses import astuple, fields
 from google.protobuf.duration_pb2 import Duration
 
 from expense_feed.rule import EVENT_TYPE, OPERATIONS, Booking, Expense, apply, touched
-from spotbridge import Bridge, Stopped, Subscription
-from spotbridge.v1.event_pb2 import EVENT_VIEW_TYPED, EventFilter
-from spotbridge.v1.subscription_pb2 import START_EARLIEST, SubscribeRequest, SubscribeResponse
+from spotbridge import Bridge, Stopped, Subscription, events_of
+from spotbridge.v1.event_pb2 import EVENT_VIEW_TYPED, Event, EventFilter
+from spotbridge.v1.subscription_pb2 import START_EARLIEST, SubscribeRequest
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS expenses (
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS position (id INTEGER PRIMARY KEY CHECK (id = 1), curs
 """
 
 BUSY_SECONDS = 5
+BATCH_EVENTS = 100  # in one message, and so in one transaction, when many are ready
 
 COLUMNS = [field.name for field in fields(Expense)]
 DUMPED = COLUMNS[: COLUMNS.index("event_id") + 1]
@@ -67,21 +68,23 @@ class Ledger:
     def knows(self, event_id: str) -> bool:
         return self._db.execute("SELECT 1 FROM processed WHERE event_id = ?", (event_id,)).fetchone() is not None
 
-    def store(self, message: SubscribeResponse, booking: Booking) -> None:
-        """Commits a message: its event, unless it was processed before, together with the position after it."""
+    def store(self, bookings: list[tuple[Event, Booking]], cursor: str) -> None:
+        """Commits a message: its events, unless they were processed before, together with the position after them."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
-            if message.HasField("event") and not self.knows(message.event.id):
-                self._db.execute("INSERT INTO processed VALUES (?)", (message.event.id,))
-                for number in touched(message.event):
-                    row = self._db.execute("SELECT * FROM expenses WHERE ticket_number = ?", (number,)).fetchone()
-                    expense = Expense(*row) if row else Expense(number)
-                    apply(expense, message.event, booking)
-                    self._db.execute(
-                        f"REPLACE INTO expenses VALUES ({', '.join('?' * len(COLUMNS))})", astuple(expense)
-                    )
-            if message.cursor:
-                self._db.execute("REPLACE INTO position VALUES (1, ?)", (message.cursor,))
+            for event, booking in bookings:
+                if not self.knows(event.id):
+                    self._process(event, booking)
+            if cursor:
+                self._db.execute("REPLACE INTO position VALUES (1, ?)", (cursor,))
+
+    def _process(self, event: Event, booking: Booking) -> None:
+        self._db.execute("INSERT INTO processed VALUES (?)", (event.id,))
+        for number in touched(event):
+            row = self._db.execute("SELECT * FROM expenses WHERE ticket_number = ?", (number,)).fetchone()
+            expense = Expense(*row) if row else Expense(number)
+            apply(expense, event, booking)
+            self._db.execute(f"REPLACE INTO expenses VALUES ({', '.join('?' * len(COLUMNS))})", astuple(expense))
 
     def dump(self) -> Iterator[str]:
         for row in self._db.execute(f"SELECT {', '.join(DUMPED)} FROM expenses ORDER BY ticket_number"):
@@ -100,17 +103,20 @@ async def consume(bridge: Bridge, ledger: Ledger, heartbeat: int) -> None:
         start=START_EARLIEST,
         heartbeat_interval=Duration(seconds=heartbeat),
         client_name="expense-feed python",
+        max_batch_events=BATCH_EVENTS,
     )
     async with Subscription(bridge, request) as subscription:
         subscription.commit(ledger.cursor())
         async for message in subscription:
-            event = message.event  # an empty one in messages of other kinds
-            if event.HasField("omitted") and touched(event) and not ledger.knows(event.id):
-                booking = Booking.from_json(await bridge.read_body(event.id, patience=3 * heartbeat))
-            else:
-                booking = Booking.from_typed(event.pnr_v3)
+            bookings = []
+            for event in events_of(message):
+                if event.HasField("omitted") and touched(event) and not ledger.knows(event.id):
+                    booking = Booking.from_json(await bridge.read_body(event.id, patience=3 * heartbeat))
+                else:
+                    booking = Booking.from_typed(event.pnr_v3)
+                bookings.append((event, booking))
             # Blocks the event loop while SQLite syncs: nothing else has to run, and no signal can cut it in two.
-            ledger.store(message, booking)
+            ledger.store(bookings, message.cursor)
             subscription.commit(message.cursor)
 
 

@@ -1,6 +1,7 @@
 """A subscription that outlives its streams."""
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from spotbridge.bridge import Bridge, log
 from spotbridge.calls import Backoff, Broken, receive
+from spotbridge.v1.event_pb2 import Event
 from spotbridge.v1.subscription_pb2 import GoodbyeReason, SubscribeRequest, SubscribeResponse
 from spotbridge.v1.subscription_pb2_grpc import SubscriptionServiceStub
 
@@ -24,12 +26,15 @@ class Subscription:
     again. Nothing is read ahead of the caller but what HTTP/2 buffers, and time that the caller takes does not count as
     silence.
 
+    A request with max_batch_events gets several events in one message when many are ready; events_of returns them.
+
     The iteration ends only with stop_at_head. It raises Stopped where trying again is of no use; after a commit of
     another cursor it may be gone on with.
 
         async with Subscription(Bridge("127.0.0.1:9090"), SubscribeRequest(start=START_EARLIEST)) as subscription:
             async for message in subscription:
-                ...
+                for event in events_of(message):
+                    ...
                 subscription.commit(message.cursor)
     """
 
@@ -126,6 +131,11 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def events_of(message: SubscribeResponse) -> Sequence[Event]:
+    """The events of a message, in order: one, those of a batch, or none."""
+    return [message.event] if message.HasField("event") else message.events.events
 
 
 def seconds(duration: Duration) -> float:
