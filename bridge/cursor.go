@@ -50,8 +50,17 @@ func (c Cursor) Append(dst []byte) []byte {
 		b[0] = snapshotVersion
 		b = binary.BigEndian.AppendUint64(b, c.Snapshot)
 	}
-	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	b = binary.BigEndian.AppendUint32(b, checksum(b))
 	return base64.RawURLEncoding.AppendEncode(dst, b)
+}
+
+// checksum is crc32.ChecksumIEEE for a few bytes that stay on the caller's stack: a cursor is made for each event.
+func checksum(b []byte) uint32 {
+	crc := ^uint32(0)
+	for _, v := range b {
+		crc = crc32.IEEETable[byte(crc)^v] ^ (crc >> 8)
+	}
+	return ^crc
 }
 
 // ParseCursor reads a cursor of the given log.

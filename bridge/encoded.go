@@ -40,6 +40,10 @@ type Encoded struct {
 	// BodySize is the length of the body, also when it was not asked for.
 	BodySize int
 
+	// head is what stands before the body in the Event: field 50's tag and the length.
+	head    [8]byte
+	headLen uint8
+
 	convert Converter
 	once    sync.Once
 	typed   []byte
@@ -50,7 +54,10 @@ type Encoded struct {
 
 // NewEncoded returns an event in wire form. convert makes T when a view needs it, once.
 func NewEncoded(meta Meta, envelope, body []byte, bodySize int, convert Converter) *Encoded {
-	return &Encoded{Meta: meta, Envelope: envelope, Body: body, BodySize: bodySize, convert: convert}
+	e := &Encoded{Meta: meta, Envelope: envelope, Body: body, BodySize: bodySize, convert: convert}
+	head := protowire.AppendTag(e.head[:0], 50, protowire.BytesType)
+	e.headLen = uint8(len(protowire.AppendVarint(head, uint64(len(body)))))
+	return e
 }
 
 // Typed returns T: the wire bytes of the Event's conversion and payload. It is made at most once.
@@ -107,8 +114,7 @@ func (e *Encoded) Parts(dst [][]byte, view pb.EventView, limit int) (parts [][]b
 		var head []byte
 		size = len(e.Envelope) + len(t)
 		if raw && len(e.Body) > 0 {
-			head = protowire.AppendTag(nil, 50, protowire.BytesType)
-			head = protowire.AppendVarint(head, uint64(len(e.Body)))
+			head = e.head[:e.headLen]
 			size += len(head) + len(e.Body)
 		}
 		if limit <= 0 || size <= limit {

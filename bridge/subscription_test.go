@@ -12,7 +12,9 @@ func TestSharedKeepsOneValuePerVariant(t *testing.T) {
 	var wg sync.WaitGroup
 	got := make([]any, 64)
 	for i := range got {
-		wg.Go(func() { got[i] = s.Get(Form{View: pb.EventView_EVENT_VIEW_RAW, Limit: i % 4 / 2, Batched: i%2 == 1}, func() *Made { return &Made{Value: new(int)} }) })
+		wg.Go(func() {
+			got[i] = s.Get(Form{View: pb.EventView_EVENT_VIEW_RAW, Limit: i % 4 / 2, Batched: i%2 == 1}, func() *Made { return &Made{Value: new(int)} })
+		})
 	}
 	wg.Wait()
 	for i, v := range got {

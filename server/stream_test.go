@@ -257,6 +257,8 @@ func TestDrainCutsOffWhatDoesNotEnd(t *testing.T) {
 	for seq := uint64(1); seq <= 500; seq++ {
 		f.put(makeEvent(seq, bytes.Repeat([]byte("x"), 20<<10)))
 	}
+	// More than the client's window takes: whatever is sent from now on does not reach it.
+	eventually(t, "the stream stands still", func() bool { return f.hub.Subscriptions()[0].EventsSent >= 4 })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := f.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -68,11 +69,11 @@ type fileKey struct {
 type groups struct {
 	byKey map[string]*group
 	filed map[fileKey]map[*group]struct{}
-	other map[*group]struct{} // no field to file them under
+	other []*group // no field to file them under
 }
 
 func newGroups() groups {
-	return groups{byKey: map[string]*group{}, filed: map[fileKey]map[*group]struct{}{}, other: map[*group]struct{}{}}
+	return groups{byKey: map[string]*group{}, filed: map[fileKey]map[*group]struct{}{}}
 }
 
 // fileKeys returns what a filter is filed under; none when it matches events whatever their values.
@@ -109,7 +110,7 @@ func (gs *groups) join(f *bridge.Filter, end uint64) *group {
 	gs.byKey[f.Key()] = g
 	keys := fileKeys(f)
 	if len(keys) == 0 {
-		gs.other[g] = struct{}{}
+		gs.other = append(gs.other, g)
 	}
 	for _, k := range keys {
 		if gs.filed[k] == nil {
@@ -123,7 +124,9 @@ func (gs *groups) join(f *bridge.Filter, end uint64) *group {
 // leave forgets a group without subscriptions.
 func (gs *groups) leave(g *group) {
 	delete(gs.byKey, g.filter.Key())
-	delete(gs.other, g)
+	if i := slices.Index(gs.other, g); i >= 0 {
+		gs.other = slices.Delete(gs.other, i, i+1)
+	}
 	for _, k := range fileKeys(g.filter) {
 		delete(gs.filed[k], g)
 		if len(gs.filed[k]) == 0 {
@@ -134,6 +137,14 @@ func (gs *groups) leave(g *group) {
 
 // match calls found once with each group whose filter matches the event.
 func (gs *groups) match(m *bridge.Meta, i uint64, found func(*group)) {
+	for _, g := range gs.other {
+		if g.filter.Match(m) {
+			found(g)
+		}
+	}
+	if len(gs.filed) == 0 {
+		return
+	}
 	try := func(candidates map[*group]struct{}) {
 		for g := range candidates {
 			// An event with several organizations or travelers may lead to a group more than once.
@@ -141,10 +152,6 @@ func (gs *groups) match(m *bridge.Meta, i uint64, found func(*group)) {
 				found(g)
 			}
 		}
-	}
-	try(gs.other)
-	if len(gs.filed) == 0 {
-		return
 	}
 	try(gs.filed[fileKey{byEntity, m.EntityID}])
 	try(gs.filed[fileKey{byPNR, m.PNRID}])

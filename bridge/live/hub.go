@@ -60,8 +60,9 @@ func (h *Hub) Publish(events []*bridge.Encoded, watermark uint64) {
 	h.publish.Lock()
 	defer h.publish.Unlock()
 	entries := make([]*entry, len(events))
-	for i, e := range events {
-		entries[i] = newEntry(e)
+	for i, room := 0, make([]entry, len(events)); i < len(events); i++ {
+		entries[i] = &room[i]
+		entries[i].init(events[i])
 	}
 	h.append(entries, watermark)
 	h.wake()

@@ -16,8 +16,8 @@ type entry struct {
 // entryOverhead is about what an event costs beside its bytes.
 const entryOverhead = 1 << 10
 
-func newEntry(e *bridge.Encoded) *entry {
-	return &entry{Encoded: e, size: int64(len(e.Envelope)) + 2*int64(len(e.Body)) + entryOverhead}
+func (x *entry) init(e *bridge.Encoded) {
+	x.Encoded, x.size = e, int64(len(e.Envelope))+2*int64(len(e.Body))+entryOverhead
 }
 
 // ring holds the newest events. It has every event with a sequence above floor and up to watermark. Entries have indexes

@@ -131,7 +131,7 @@ func (s *Subscription) confirmation() *pb.SubscribeResponse {
 		Filter: &pb.EventFilter{}, View: s.req.View, StartSequence: s.pos, HeadSequence: s.head,
 		HeartbeatInterval: durationpb.New(s.req.HeartbeatInterval), MaxMessageBytes: int32(s.req.MaxMessageBytes),
 		MaxBatchEvents: int32(s.req.MaxBatchEvents),
-		Warnings: s.req.Warnings, ServerTime: timestamppb.Now(),
+		Warnings:       s.req.Warnings, ServerTime: timestamppb.Now(),
 	}
 	if s.inSnapshot {
 		c.SnapshotSequence = proto.Uint64(s.snapshot)
