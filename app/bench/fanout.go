@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/spotbridge/spotbridge/bridge"
 	"github.com/spotbridge/spotbridge/bridge/live"
@@ -122,8 +123,32 @@ func (r *receivers) measure(d time.Duration) (sample, error) {
 	return sample{rate: float64(end-begin) / elapsed.Seconds(), cpuPer: used / time.Duration(end-begin)}, nil
 }
 
+// messageSize is the size of the message that carries an event with a body of size bytes, give or take a byte.
+func messageSize(size int) (int, error) {
+	body := pnrBody(size)
+	envelope, _, err := bridge.EncodeEnvelope(fanEntry(1, body), fanEnvelope(), time.Now(), pb.Ordering_ORDERING_IN_ORDER)
+	if err != nil {
+		return 0, err
+	}
+	event := len(envelope) + protowire.SizeTag(50) + protowire.SizeBytes(len(body))
+	return protowire.SizeTag(1) + protowire.SizeBytes(len(bridge.Cursor{}.String())) + protowire.SizeTag(3) + protowire.SizeBytes(event), nil
+}
+
+func fanEntry(n uint64, body []byte) *bridge.Entry {
+	return &bridge.Entry{Source: "bench", EventID: fmt.Sprintf("bench.%d", n), Sequence: n, Body: body}
+}
+
+func fanEnvelope() *bridge.Envelope {
+	return &bridge.Envelope{EventType: "PNR_V3", Operation: "BOOKING_UPDATED"}
+}
+
+// fanStatic sends the same bytes again and again, as many as a message of the bridge has.
 func (b *bench) fanStatic(ctx context.Context, subs, size int) (sample, error) {
-	message := make([]byte, size)
+	n, err := messageSize(size)
+	if err != nil {
+		return sample{}, err
+	}
+	message := make([]byte, n)
 	addr, stop, err := serveRaw(func(stream grpc.ServerStream) error {
 		var r received
 		if err := stream.RecvMsg(&r); err != nil {
@@ -180,9 +205,8 @@ func (b *bench) fanBridge(ctx context.Context, subs, size, batch int) (sample, e
 	made := make([]encoded, 4*window)
 	for i := range made {
 		n := uint64(i) + 1
-		entry := &bridge.Entry{Source: "bench", EventID: fmt.Sprintf("bench.%d", n), Sequence: n, Body: body}
 		x := &made[i]
-		x.envelope, x.meta, err = bridge.EncodeEnvelope(entry, &bridge.Envelope{EventType: "PNR_V3", Operation: "BOOKING_UPDATED"}, time.Now(), pb.Ordering_ORDERING_IN_ORDER)
+		x.envelope, x.meta, err = bridge.EncodeEnvelope(fanEntry(n, body), fanEnvelope(), time.Now(), pb.Ordering_ORDERING_IN_ORDER)
 		if err != nil {
 			return sample{}, err
 		}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/spotbridge/spotbridge/app"
 )
 
 type bench struct {
@@ -54,9 +56,11 @@ func main() {
 			os.Exit(1)
 		}
 	}
+	release := app.ReserveHeap() // as serve does; it is the baseline's as well
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := b.run(ctx, *only)
 	stop()
+	release()
 	pprof.StopCPUProfile()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -67,6 +67,7 @@ func serve(ctx context.Context, cfg app.Config, logTo io.Writer, ready func(cont
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("the configuration has problems:\n%w", err)
 	}
+	defer app.ReserveHeap()()
 	a, err := app.New(ctx, cfg, app.Options{Logger: app.NewLogger(logTo, cfg.Logging), Version: buildVersion()})
 	if err != nil {
 		return err
