@@ -1058,10 +1058,10 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 			}
 			return out
 		}
-		call("POST", "/v1/groups", `{"group":"g","start":"START_EARLIEST","filter":{"eventTypes":["PNR_V3"]}}`, 200)
+		call("POST", "/v1/groups", `{"group":"g","start":"earliest","filter":{"eventTypes":["PNR_V3"]}}`, 200)
 		call("POST", "/v1/groups", `{"group":"g"}`, 409)
 		call("PATCH", "/v1/groups/g", `{"description":"d"}`, 200)
-		got := call("POST", "/v1/groups/g:pull", `{"maxEvents":2,"wait":"20s","view":"EVENT_VIEW_RAW"}`, 200)
+		got := call("POST", "/v1/groups/g:pull", `{"maxEvents":2,"wait":"20s","view":"RAW"}`, 200)
 		ds, _ := got["deliveries"].([]any)
 		if len(ds) != 2 {
 			t.Fatal(got)
@@ -1071,7 +1071,7 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 			id, _ := d.(map[string]any)["deliveryId"].(string)
 			ids = append(ids, id)
 		}
-		got = call("POST", "/v1/groups/g:acknowledge", fmt.Sprintf(`{"ack":{"deliveryIds":[%q,"x"]},"nacks":[{"deliveryIds":[%q],"action":"NACK_ACTION_PARK"}]}`, ids[0], ids[1]), 200)
+		got = call("POST", "/v1/groups/g:acknowledge", fmt.Sprintf(`{"ack":{"deliveryIds":[%q,"x"]},"nacks":[{"deliveryIds":[%q],"action":"park"}]}`, ids[0], ids[1]), 200)
 		if s, _ := got["settled"].([]any); len(s) != 2 {
 			t.Fatal(got)
 		}
