@@ -20,7 +20,7 @@ import (
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
-const replayEvents = 12_000
+const replayEvents = 36_000
 
 // replay: everything from the first event on, and one event in sixty, beside one ordered consumer of the same entries that
 // is relayed into a gRPC stream, and beside a filtered JetStream consumer.
