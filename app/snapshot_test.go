@@ -79,14 +79,6 @@ type folder struct {
 
 var errRestless = errors.New("it goes away")
 
-func (f *folder) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Shared) (int, error) {
-	m, err := e.Event(pb.EventView_EVENT_VIEW_ENVELOPE, 0)
-	if err != nil {
-		return 0, err
-	}
-	return 1, f.take(cursor.String(), func() { f.events, f.head = append(f.events, m), e.Sequence })
-}
-
 // SendEvents takes some of them as one message.
 func (f *folder) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
 	var ms []*pb.Event

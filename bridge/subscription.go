@@ -33,11 +33,9 @@ type SubscribeRequest struct {
 // Sender takes the messages of one subscription in order. It blocks while the client does not read: that is the
 // backpressure. It returns an error when the stream has ended. At most one call is under way at a time.
 type Sender interface {
-	// SendEvent sends an event, whose cursor is its own position, and returns how many bytes that took. Events of the live
-	// ring come with what other senders have made of them; otherwise shared is nil.
-	SendEvent(e *Encoded, cursor Cursor, shared *Shared) (bytes int, err error)
 	// SendEvents sends as many of the events in one message, at least the first, as it has room for. cursor returns the
-	// position at a sequence. It returns how many that were, and how many bytes.
+	// position at a sequence: that of the message is that of its last event. It returns how many that were, and how many
+	// bytes.
 	SendEvents(events []Outgoing, cursor func(sequence uint64) Cursor) (n, bytes int, err error)
 	// SendMessage sends any other message.
 	SendMessage(m *pb.SubscribeResponse) error
@@ -46,7 +44,7 @@ type Sender interface {
 // Outgoing is an event on its way to a subscription.
 type Outgoing struct {
 	*Encoded
-	// Shared is nil for events that no other subscription gets.
+	// Shared is what other senders have made of an event of the live ring; nil for events that no other subscription gets.
 	Shared *Shared
 }
 

@@ -38,7 +38,10 @@ func (c sinkCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 // receivers are subscribers, each with a connection of its own.
 type receivers struct {
-	got    []atomic.Int64
+	b   *testing.B
+	got []atomic.Int64
+	// more has a token when a subscriber may have got something; it is closed with its stream.
+	more   []chan struct{}
 	bytes  atomic.Int64
 	cancel context.CancelFunc
 	conns  []*grpc.ClientConn
@@ -49,7 +52,7 @@ func receive(b *testing.B, addr, method string, req proto.Message, subs, before 
 	b.Helper()
 	f := &fixture{addr: addr}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &receivers{got: make([]atomic.Int64, subs), cancel: cancel}
+	r := &receivers{b: b, got: make([]atomic.Int64, subs), more: make([]chan struct{}, subs), cancel: cancel}
 	var ready sync.WaitGroup
 	for i := range subs {
 		conn := f.dial(b, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(sinkCodec{encoding.GetCodecV2("proto")})))
@@ -63,7 +66,9 @@ func receive(b *testing.B, addr, method string, req proto.Message, subs, before 
 		}
 		_ = s.CloseSend()
 		ready.Add(1)
+		r.more[i] = make(chan struct{}, 1)
 		r.wg.Go(func() {
+			defer close(r.more[i])
 			var n int
 			for range before {
 				if err := s.RecvMsg(&n); err != nil {
@@ -76,6 +81,10 @@ func receive(b *testing.B, addr, method string, req proto.Message, subs, before 
 			for s.RecvMsg(&n) == nil {
 				total += int64(n)
 				r.got[i].Add(1)
+				select {
+				case r.more[i] <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}
@@ -87,7 +96,9 @@ func receive(b *testing.B, addr, method string, req proto.Message, subs, before 
 func (r *receivers) reached(n int64) {
 	for i := range r.got {
 		for r.got[i].Load() < n {
-			time.Sleep(200 * time.Microsecond)
+			if _, open := <-r.more[i]; !open {
+				r.b.Fatal("a subscriber's stream has ended")
+			}
 		}
 	}
 }
@@ -201,7 +212,7 @@ func BenchmarkFanOut(b *testing.B) {
 					for i := range events {
 						events[i] = makeEvent(uint64(i+1), body)
 					}
-					f := &newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes).frame
+					f, _ := newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes).Value.(*frame)
 					runs := []func() measured{
 						func() measured { return staticBytes(b, f, subs, n) },
 						func() measured { return throughHub(b, events, subs) },

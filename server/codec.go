@@ -19,12 +19,6 @@ type frame struct {
 	room  [2]mem.Buffer
 }
 
-// eventFrame is a frame that subscriptions share.
-type eventFrame struct {
-	bridge.Made
-	frame
-}
-
 const (
 	// batchBytes bounds a message with several events: a client that stops in the middle of it keeps it in memory.
 	batchBytes = 256 << 10
@@ -36,48 +30,52 @@ const (
 	joinBelow = 512
 )
 
-// newFrame returns the SubscribeResponse of an event.
-func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *eventFrame {
+// newFrame returns the SubscribeResponse of an event: a *frame that streams share.
+func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *bridge.Made {
 	var partsArray [4][]byte
 	var headArray [responseOverhead]byte
 	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
-	var cursorArray [responseOverhead]byte
-	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
-	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
-	head = protowire.AppendTag(head, 3, protowire.BytesType)
-	head = protowire.AppendVarint(head, uint64(size))
-	f := &eventFrame{}
-	f.Value = &f.frame
-	f.assemble(nil, head, parts, size)
-	return f
+	return share(appendHead(headArray[:0], cursor, 3, size), parts, size)
 }
 
-// newPart returns an event as a part of a SubscribeResponse with several.
-func newPart(e *bridge.Encoded, view pb.EventView, limit int) *eventFrame {
+// newPart returns an event as a part of a SubscribeResponse with several: a *frame that streams share.
+func newPart(e *bridge.Encoded, view pb.EventView, limit int) *bridge.Made {
 	var partsArray [4][]byte
-	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
 	var headArray [16]byte
+	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
 	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
-	head = protowire.AppendVarint(head, uint64(size))
-	f := &eventFrame{}
-	f.Value = &f.frame
-	f.assemble(nil, head, parts, size)
-	return f
+	return share(protowire.AppendVarint(head, uint64(size)), parts, size)
 }
 
-// newBatch returns the SubscribeResponse of several events.
+// share makes a frame and what holds it for others in one piece.
+func share(head []byte, parts [][]byte, size int) *bridge.Made {
+	f := &struct {
+		bridge.Made
+		frame
+	}{}
+	f.Value = &f.frame
+	f.assemble(nil, head, parts, size)
+	return &f.Made
+}
+
+// newBatch returns the SubscribeResponse of several events, of size bytes together.
 func newBatch(cursor bridge.Cursor, events []*frame, size int) *frame {
-	var cursorArray [responseOverhead]byte
-	head := protowire.AppendTag(make([]byte, 0, responseOverhead), 1, protowire.BytesType)
-	head = protowire.AppendBytes(head, cursor.Append(cursorArray[:0]))
-	head = protowire.AppendTag(head, 9, protowire.BytesType)
-	head = protowire.AppendVarint(head, uint64(size))
+	head := appendHead(make([]byte, 0, responseOverhead), cursor, 9, size)
 	f := &frame{size: len(head) + size, parts: make(mem.BufferSlice, 0, 1+len(frame{}.room)*len(events))}
 	f.parts = append(f.parts, mem.SliceBuffer(head))
 	for _, e := range events {
 		f.parts = append(f.parts, e.parts...)
 	}
 	return f
+}
+
+// appendHead appends what stands in a SubscribeResponse before its content: the cursor, and the content's field and size.
+func appendHead(dst []byte, cursor bridge.Cursor, content protowire.Number, size int) []byte {
+	var array [responseOverhead]byte
+	dst = protowire.AppendTag(dst, 1, protowire.BytesType)
+	dst = protowire.AppendBytes(dst, cursor.Append(array[:0]))
+	dst = protowire.AppendTag(dst, content, protowire.BytesType)
+	return protowire.AppendVarint(dst, uint64(size))
 }
 
 // assemble makes a frame of what stands before an event, which may lie on the caller's stack, and the event's parts.

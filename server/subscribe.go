@@ -91,32 +91,42 @@ type sender struct {
 	limit  int
 }
 
-// SendEvent implements bridge.Sender. The bytes are made once for all streams with the same view and limit.
-func (s *sender) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, shared *bridge.Shared) (int, error) {
-	f, _ := shared.Get(bridge.Form{View: s.view, Limit: s.limit}, func() *bridge.Made { return &newFrame(e, cursor, s.view, s.limit).Made }).(*frame)
-	return f.size, s.stream.SendMsg(f)
-}
-
 // SendEvents implements bridge.Sender. An event's bytes are made once for all streams with the same view and limit.
 func (s *sender) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	f, n := s.batch(events, cursor)
+	if n == 1 {
+		f = s.single(&events[0], cursor)
+	}
+	return n, f.size, s.stream.SendMsg(f)
+}
+
+func (s *sender) single(e *bridge.Outgoing, cursor func(uint64) bridge.Cursor) *frame {
+	f, _ := e.Shared.Get(bridge.Form{View: s.view, Limit: s.limit}, func() *bridge.Made {
+		return newFrame(e.Encoded, cursor(e.Sequence), s.view, s.limit)
+	}).(*frame)
+	return f
+}
+
+// batch returns as many of the events as fit into one message; 1 = there is no batch.
+func (s *sender) batch(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (f *frame, n int) {
+	if len(events) == 1 {
+		return nil, 1
+	}
 	form := bridge.Form{View: s.view, Limit: s.limit, Batched: true}
 	room := min(s.limit, batchBytes) - responseOverhead
 	parts, size := make([]*frame, 0, len(events)), 0
 	for i := range events {
 		e := &events[i]
-		f, _ := e.Shared.Get(form, func() *bridge.Made { return &newPart(e.Encoded, s.view, s.limit).Made }).(*frame)
+		f, _ := e.Shared.Get(form, func() *bridge.Made { return newPart(e.Encoded, s.view, s.limit) }).(*frame)
 		if size+f.size > room && i > 0 {
 			break
 		}
 		parts, size = append(parts, f), size+f.size
 	}
 	if n = len(parts); n == 1 {
-		e := events[0]
-		bytes, err = s.SendEvent(e.Encoded, cursor(e.Sequence), e.Shared)
-		return n, bytes, err
+		return nil, 1
 	}
-	f := newBatch(cursor(events[n-1].Sequence), parts, size)
-	return n, f.size, s.stream.SendMsg(f)
+	return newBatch(cursor(events[n-1].Sequence), parts, size), n
 }
 
 // SendMessage implements bridge.Sender.

@@ -197,11 +197,6 @@ type client struct {
 	ctx  context.Context
 }
 
-// SendEvent implements bridge.Sender.
-func (c *client) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Shared) (int, error) {
-	return 1, c.SendMessage(&pb.SubscribeResponse{Cursor: cursor.String(), Content: &pb.SubscribeResponse_Event{Event: &pb.Event{Sequence: e.Sequence, Id: e.EventID}}})
-}
-
 // SendEvents implements bridge.Sender. It has room for all.
 func (c *client) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
 	batch := &pb.EventBatch{}
@@ -209,6 +204,9 @@ func (c *client) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge
 		batch.Events = append(batch.Events, &pb.Event{Sequence: e.Sequence, Id: e.EventID})
 	}
 	m := &pb.SubscribeResponse{Cursor: cursor(events[len(events)-1].Sequence).String(), Content: &pb.SubscribeResponse_Events{Events: batch}}
+	if len(events) == 1 {
+		m.Content = &pb.SubscribeResponse_Event{Event: batch.GetEvents()[0]}
+	}
 	return len(events), 1, c.SendMessage(m)
 }
 

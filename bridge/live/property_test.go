@@ -273,29 +273,12 @@ func (r *reader) fail(format string, args ...any) error {
 	return r.bad
 }
 
-func (r *reader) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Shared) (int, error) {
-	if cursor.Sequence != e.Sequence {
-		return 0, r.fail("event %d has cursor %d", e.Sequence, cursor.Sequence)
-	}
-	if r.count == 0 {
-		return 0, r.fail("event %d before the confirmation", e.Sequence)
-	}
-	if e.Sequence <= r.last {
-		return 0, r.fail("event %d after cursor %d", e.Sequence, r.last)
-	}
-	if err := r.step(cursor.String()); err != nil {
-		return 0, err
-	}
-	r.got = append(r.got, e.Sequence)
-	return 1, nil
-}
-
 // SendEvents takes some of them as one message.
 func (r *reader) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
 	switch {
 	case r.count == 0:
 		return 0, 0, r.fail("event %d before the confirmation", events[0].Sequence)
-	case len(events) > r.batch:
+	case len(events) > max(r.batch, 1):
 		return 0, 0, r.fail("%d events at once", len(events))
 	}
 	n = 1 + r.count%len(events)

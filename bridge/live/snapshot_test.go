@@ -278,27 +278,12 @@ type snapper struct {
 	history  *history
 }
 
-func (s *snapper) SendEvent(e *bridge.Encoded, cursor bridge.Cursor, _ *bridge.Shared) (int, error) {
-	if cursor.InSnapshot == s.ended || cursor.Sequence != e.Sequence {
-		return 0, fmt.Errorf("event %d has cursor %+v, after the snapshot: %v", e.Sequence, cursor, s.ended)
-	}
-	if err := s.after(); err != nil {
-		return 0, err // it goes away with the message
-	}
-	if s.cursor = cursor.String(); s.ended {
-		s.since = append(s.since, e.Sequence)
-	} else {
-		s.got = append(s.got, e)
-	}
-	return 1, nil
-}
-
 // SendEvents takes some of them as one message.
 func (s *snapper) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
 	n = 1 + len(s.got)%len(events)
 	for _, e := range events[:n] {
-		if cursor(e.Sequence).InSnapshot == s.ended {
-			return 0, 0, fmt.Errorf("event %d has cursor %+v, after the snapshot: %v", e.Sequence, cursor(e.Sequence), s.ended)
+		if c := cursor(e.Sequence); c.InSnapshot == s.ended || c.Sequence != e.Sequence {
+			return 0, 0, fmt.Errorf("event %d has cursor %+v, after the snapshot: %v", e.Sequence, c, s.ended)
 		}
 	}
 	if err := s.after(); err != nil {

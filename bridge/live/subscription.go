@@ -44,6 +44,8 @@ type Subscription struct {
 	log   bridge.LogID
 	start time.Time
 	to    bridge.Sender
+	// cursorAt is cursor, made a function once and not for each message.
+	cursorAt func(seq uint64) bridge.Cursor
 
 	// group and slot are guarded by the hub's lock.
 	group *group
@@ -102,7 +104,7 @@ func (s *Subscription) end(why endReason) {
 // Run serves the subscription until it ends; see bridge.Hub. It may be called once.
 func (s *Subscription) Run(ctx context.Context, to bridge.Sender) error {
 	defer s.h.remove(s)
-	s.to = to
+	s.to, s.cursorAt = to, s.cursor
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A send can block for as long as the client does not read. So the stream has a goroutine of its own, and this one
@@ -419,15 +421,9 @@ func (s *Subscription) sendAll(ctx context.Context, events []bridge.Outgoing) (e
 }
 
 // send sends one or more events in a message and moves to the last of them. It returns how many it has sent.
-func (s *Subscription) send(events []bridge.Outgoing) (n int, err error) {
-	n = 1
-	var bytes int
+func (s *Subscription) send(events []bridge.Outgoing) (int, error) {
 	s.sends.Add(1)
-	if e := &events[0]; len(events) == 1 {
-		bytes, err = s.to.SendEvent(e.Encoded, s.cursor(e.Sequence), e.Shared)
-	} else {
-		n, bytes, err = s.to.SendEvents(events, s.cursor)
-	}
+	n, bytes, err := s.to.SendEvents(events, s.cursorAt)
 	s.sends.Add(1)
 	if err != nil {
 		return 0, err
