@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -251,6 +252,20 @@ func (f *fixture) start(ctx context.Context, r bridge.SubscribeRequest, held boo
 func (c *client) end() error {
 	c.cancel()
 	return <-c.done
+}
+
+// await waits in a bubble until so many messages have come, and for what comes at the same moment. That must take some time,
+// and not longer.
+func (c *client) await(t *testing.T, n int, least, most time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	for len(c.messages()) < n {
+		<-c.more
+	}
+	synctest.Wait()
+	if took := time.Since(begin); took < least || took > most {
+		t.Errorf("%d messages took %v, want %v to %v", n, took, least, most)
+	}
 }
 
 // messages returns what came so far.

@@ -210,15 +210,13 @@ func TestASnapshotWaitsForHistoryThatIsBeingRebuilt(t *testing.T) {
 		f.history.commit(all[:1], 1)
 		cursor := bridge.Cursor{Log: testLog, InSnapshot: true, Snapshot: 5}.String()
 		c := f.subscribe(t.Context(), bridge.SubscribeRequest{AfterCursor: cursor, HeartbeatInterval: 10 * time.Second})
-		time.Sleep(25 * time.Second)
-		synctest.Wait()
+		c.await(t, 3, 18*time.Second, 22*time.Second)
 		if got := fmt.Sprint(kinds(c.messages())); got != "[c h h]" {
 			t.Error(got)
 		}
 		f.history.commit(all[1:], 5)
 		f.Publish(all[1:], 5)
-		time.Sleep(time.Second)
-		synctest.Wait()
+		c.await(t, 7, 0, time.Second)
 		if got := fmt.Sprint(kinds(c.messages())); got != "[c h h 2 5 s u]" {
 			t.Error(got)
 		}
@@ -249,7 +247,7 @@ func TestDrainAndAgeEndASnapshotWithItsCursor(t *testing.T) {
 		synctest.Wait()
 		drained := make(chan error, 1)
 		go func() { drained <- f.Drain(context.Background()) }()
-		time.Sleep(time.Millisecond)
+		synctest.Wait() // it has begun
 		c.hold.Unlock()
 		if err := <-c.done; err != nil {
 			t.Error(err)
@@ -347,7 +345,10 @@ func TestSnapshotsMissNothing(t *testing.T) {
 		s := &snapper{history: f.history}
 		batch := rapid.IntRange(0, 4).Draw(t, "batch")
 		errAway := errors.New("away")
-		moves := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "", "publish", "publish", "away", "forget"}), 1, 300).Draw(t, "moves")
+		moves := rapid.SliceOfN(rapid.SampledFrom([]string{"", "", "", "publish", "publish", "away", "forget"}), 2, 300).Draw(t, "moves")
+		if rapid.Bool().Draw(t, "resumes") {
+			moves[1] = "away" // with the message after the confirmation
+		}
 		s.after = func() error {
 			if len(moves) == 0 {
 				return nil
