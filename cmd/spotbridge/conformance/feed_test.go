@@ -51,6 +51,8 @@ type feed struct {
 	store     *store
 	// resume is what a fault takes for the cursor.
 	resume string
+	// late is what faults store no sooner than something else than events comes, or the stream ends.
+	late []func() error
 	// leaving is closed with SIGTERM.
 	leaving <-chan struct{}
 }
@@ -88,6 +90,7 @@ type said struct {
 	confirm  *durationpb.Duration // the heartbeat interval, of a confirmation
 	goodbye  *pb.Goodbye
 	refused  bool
+	late     bool // a fault stores it later
 }
 
 // source is a stream.
@@ -163,6 +166,12 @@ func (f *feed) stream(ctx context.Context) (progress bool, notBefore time.Time, 
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
+		if m.event == nil && m.batch == nil {
+			for _, store := range f.late {
+				err = errors.Join(err, store())
+			}
+			f.late = nil
+		}
 		if m == (said{}) || err != nil {
 			return progress, notBefore, err
 		}
@@ -205,9 +214,7 @@ func (f *feed) handleBatch(ctx context.Context, src source, m said) error {
 		if i == len(events)-1 || f.fault == "batch-cursor-first" {
 			m.cursor = cursor
 		}
-		if f.fault == "batch-cursor-first" {
-			time.Sleep(20 * time.Millisecond)
-		}
+		m.late = i > 0 && f.fault == "batch-cursor-first"
 		if i > 0 && f.fault == "first-of-batch" {
 			return f.store.moved(cursor)
 		}
@@ -222,7 +229,7 @@ func (f *feed) handleBatch(ctx context.Context, src source, m said) error {
 func (f *feed) handle(ctx context.Context, src source, m said) error {
 	if f.fault == "acks-first" {
 		src.ack(m.delivery)
-		time.Sleep(100 * time.Millisecond)
+		m.late = true
 	}
 	if m.event.GetOmitted() != nil {
 		if err := f.body(ctx, m.event.GetId()); err != nil {
@@ -233,14 +240,18 @@ func (f *feed) handle(ctx context.Context, src source, m said) error {
 		if err := f.store.moved(m.cursor); err != nil {
 			return err
 		}
-		time.Sleep(40 * time.Millisecond)
+		m.late = true
 	}
+	store := func() error { return f.store.processed(m.event.GetId(), m.cursor) }
 	known := m.event.GetEventType() == "PNR_V3" && strings.Contains("BOOKING_TICKETED TICKET_VOIDED TICKET_REFUNDED", m.event.GetOperation())
-	if f.fault == "drops-unknown" && !known {
-		if err := f.store.moved(m.cursor); err != nil {
-			return err
-		}
-	} else if err := f.store.processed(m.event.GetId(), m.cursor); err != nil {
+	switch {
+	case f.fault == "drops-unknown" && !known:
+		store = func() error { return f.store.moved(m.cursor) }
+	case m.late:
+		f.late = append(f.late, store)
+		return nil
+	}
+	if err := store(); err != nil {
 		return err
 	}
 	if f.protocol == grouped && f.fault != "never-acks" && f.fault != "acks-first" {

@@ -142,16 +142,10 @@ var streamScenarios = []scenario{
 					p.pause(rand.N(60 * time.Millisecond))
 				} else {
 					// A subscriber does not say when it is. Events come until it is killed.
-					for until := time.Now().Add(100*time.Millisecond + rand.N(300*time.Millisecond)); time.Now().Before(until); {
-						p.give(c, c.pos.events+1)
-						p.pause(8 * time.Millisecond)
-					}
+					p.forAWhile(8*time.Millisecond, func() { p.give(c, c.pos.events+1) })
 					p.give(c, c.pos.events+2)
 				}
-				p.kill()
-				p.start()
-				c = p.next()
-				p.confirm(c)
+				c = p.killed()
 			}
 			p.finish(c)
 		},
@@ -162,15 +156,9 @@ var streamScenarios = []scenario{
 		script: func(p *play) {
 			c := p.warmUp()
 			for range 4 {
-				for until := time.Now().Add(100*time.Millisecond + rand.N(300*time.Millisecond)); time.Now().Before(until); {
-					p.batch(c, c.pos.events+1+rand.IntN(5))
-					p.pause(20 * time.Millisecond)
-				}
+				p.forAWhile(20*time.Millisecond, func() { p.batch(c, c.pos.events+1+rand.IntN(5)) })
 				p.batch(c, c.pos.events+6)
-				p.kill()
-				p.start()
-				c = p.next()
-				p.confirm(c)
+				c = p.killed()
 			}
 			p.batch(c, c.pos.events+7)
 			p.finish(c)
@@ -180,6 +168,23 @@ var streamScenarios = []scenario{
 
 // promptly is how much longer than necessary something may take on a busy machine.
 const promptly = 6 * time.Second
+
+// forAWhile gives again and again, for a time of random length.
+func (p *play) forAWhile(every time.Duration, give func()) {
+	for until := time.Now().Add(100*time.Millisecond + rand.N(300*time.Millisecond)); time.Now().Before(until); {
+		give()
+		p.pause(every)
+	}
+}
+
+// killed kills the client and starts it again. It returns the confirmed stream with which it comes back.
+func (p *play) killed() *call {
+	p.kill()
+	p.start()
+	c := p.next()
+	p.confirm(c)
+	return c
+}
 
 // warmUp has the client handle three events and come back, so that it is known to have a position. It returns the confirmed
 // stream on which it did.
