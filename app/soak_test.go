@@ -4,10 +4,8 @@ package app_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"slices"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/spotbridge/spotbridge/app"
+	"github.com/spotbridge/spotbridge/bridge/bridgetest"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
@@ -28,8 +27,8 @@ func soakFor(t *testing.T) time.Duration {
 		return 5 * time.Minute
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second || d > time.Hour {
-		t.Fatalf("SPOTBRIDGE_SOAK=%s: want 1s to 1h", text)
+	if err != nil || d < 15*time.Second || d > time.Hour {
+		t.Fatalf("SPOTBRIDGE_SOAK=%s: want 15s to 1h", text)
 	}
 	return d
 }
@@ -52,7 +51,7 @@ type soakReport struct {
 // everything in order on the same stream; another one reads all the time.
 func TestSoak(t *testing.T) {
 	cfg := testConfig(t)
-	cfg.Streams.RingEvents = 1024
+	cfg.Streams.RingEvents = 512
 	r := start(t, cfg, app.Options{})
 	r.create(t, &pb.CreateConsumerGroupRequest{Group: "soak", AckDeadline: seconds(30), MaxDeliveries: 1000, View: pb.EventView_EVENT_VIEW_RAW})
 	rep := &soakReport{acked: map[string]int{}, confirmed: map[string]int{}, holds: map[string]int{}}
@@ -72,8 +71,8 @@ func TestSoak(t *testing.T) {
 		})
 	}
 	idle, quick := newReader(t, r), newReader(t, r)
-	time.AfterFunc(soakFor(t)/4, idle.gate.shut)
-	time.AfterFunc(soakFor(t)*3/4, idle.gate.open)
+	time.AfterFunc(soakFor(t)/4, idle.tap.Stop)
+	time.AfterFunc(soakFor(t)*3/4, idle.tap.Start)
 	var ids []string
 	begin := time.Now()
 	for i := 0; time.Since(begin) < soakFor(t); i++ {
@@ -203,37 +202,9 @@ func soakMember(ctx context.Context, t *testing.T, r *running, rep *soakReport, 
 	}
 }
 
-// gate lets bytes through, or not: then they pile up in the sockets' buffers, as with a process that stands still.
-type gate struct {
-	net.Conn
-	mu  sync.Mutex
-	way chan struct{} // closed while it is open
-}
-
-func (g *gate) shut() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.way = make(chan struct{})
-}
-
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	close(g.way)
-}
-
-// Read implements net.Conn.
-func (g *gate) Read(b []byte) (int, error) {
-	g.mu.Lock()
-	way := g.way
-	g.mu.Unlock()
-	<-way
-	return g.Conn.Read(b)
-}
-
-// reader is a subscriber behind a gate, on one stream from the beginning to the end.
+// reader is a subscriber behind a tap, on one stream from the beginning to the end.
 type reader struct {
-	gate  *gate
+	tap   *bridgetest.Tap
 	ended chan error
 	// heard is told of each event; only after it has ended may the rest be looked at.
 	heard                chan struct{}
@@ -244,19 +215,9 @@ type reader struct {
 
 func newReader(t *testing.T, r *running) *reader {
 	t.Helper()
-	open := make(chan struct{})
-	close(open)
-	x := &reader{gate: &gate{way: open}, ended: make(chan error, 1), heard: make(chan struct{}, 1<<20)}
-	conn, err := grpc.NewClient("passthrough:///"+r.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			if x.gate.Conn != nil {
-				return nil, errors.New("the connection was ended")
-			}
-			var d net.Dialer
-			c, err := d.DialContext(ctx, "tcp", addr)
-			x.gate.Conn = c
-			return x.gate, err
-		}), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	x := &reader{tap: bridgetest.NewTap(), ended: make(chan error, 1), heard: make(chan struct{}, 1<<20)}
+	conn, err := grpc.NewClient("passthrough:///"+r.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(x.tap.Dial),
+		grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"testing"
@@ -127,14 +126,7 @@ func TestBatchesAreAskedForWithinBoundsAndOverGRPCOnly(t *testing.T) {
 	}
 	s := f.subscribe(t, &pb.SubscribeRequest{Start: pb.Start_START_EARLIEST, MaxBatchEvents: maxBatchEvents, StopAtHead: true})
 	n := 0
-	for {
-		m, err := s.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	for m := range untilEnd(t, s) {
 		n += len(eventsOf(m))
 	}
 	if n != 20 {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -387,6 +389,24 @@ func next(t testing.TB, s grpc.ServerStreamingClient[pb.SubscribeResponse]) *pb.
 		t.Fatal(err)
 	}
 	return m
+}
+
+// untilEnd returns the messages of a stream that must end with OK.
+func untilEnd(t testing.TB, s grpc.ServerStreamingClient[pb.SubscribeResponse]) iter.Seq[*pb.SubscribeResponse] {
+	t.Helper()
+	return func(yield func(*pb.SubscribeResponse) bool) {
+		for {
+			m, err := s.Recv()
+			switch {
+			case errors.Is(err, io.EOF):
+				return
+			case err != nil:
+				t.Fatal(err)
+			case !yield(m):
+				return
+			}
+		}
+	}
 }
 
 // answer is what REST answered.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	"github.com/spotbridge/spotbridge/bridge/bridgetest"
 	"github.com/spotbridge/spotbridge/bridge/live"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
@@ -31,14 +32,14 @@ func TestListSubscriptionsSaysWhoIsConnectedAndHowFarBehind(t *testing.T) {
 	quick := f.subscribe(t, &pb.SubscribeRequest{ClientName: "quick", Filter: &pb.EventFilter{EventTypes: []string{"PNR_V3"}}, View: pb.EventView_EVENT_VIEW_RAW})
 	next(t, quick)
 	next(t, quick)
-	p := newTap()
+	p := bridgetest.NewTap()
 	slow, err := pb.NewSubscriptionServiceClient(f.tapped(t, p)).Subscribe(t.Context(), &pb.SubscribeRequest{ClientName: "slow", View: pb.EventView_EVENT_VIEW_RAW})
 	if err != nil {
 		t.Fatal(err)
 	}
 	next(t, slow)
 	next(t, slow)
-	p.stop()
+	p.Stop()
 	const n = 400
 	body := []byte(strings.Repeat("x", 20<<10))
 	for seq := uint64(1); seq <= n; seq++ {
@@ -60,15 +61,15 @@ func TestListSubscriptionsSaysWhoIsConnectedAndHowFarBehind(t *testing.T) {
 	if s.GetHeadSequence() != n || s.GetPositionSequence() >= n || s.GetLagEvents() != n-s.GetPositionSequence() || s.GetLag().AsDuration() < time.Second || s.GetEventsSent() >= n {
 		t.Error(s)
 	}
-	p.start()
+	p.Start()
 	states := map[pb.SubscriptionState]bool{}
 	for seq := uint64(0); seq < n; {
 		if m := next(t, slow); m.GetEvent() != nil {
 			seq++
 		} else if m.GetFellBehind() != nil {
-			p.stop()
+			p.Stop()
 			states[list()[1].GetState()] = true
-			p.start()
+			p.Start()
 		}
 	}
 	if !states[pb.SubscriptionState_SUBSCRIPTION_STATE_BEHIND] {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	"github.com/spotbridge/spotbridge/bridge/bridgetest"
 	"github.com/spotbridge/spotbridge/bridge/live"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
@@ -65,11 +66,11 @@ func TestThousandsOfSubscribers(t *testing.T) {
 	if each := (inUse() - before) / int64(subs); each > 64<<10 {
 		t.Errorf("%d bytes per idle subscriber", each)
 	}
-	p := newTap()
+	p := bridgetest.NewTap()
 	slow := open(f.tapped(t, p), 0)
 	next(t, slow.stream)
 	next(t, slow.stream)
-	p.stop()
+	p.Stop()
 
 	var bad atomic.Pointer[string]
 	for i, s := range all {
@@ -142,7 +143,7 @@ func TestThousandsOfSubscribers(t *testing.T) {
 			t.Error("the slow one was not slow")
 		}
 	}
-	p.start()
+	p.Start()
 	fell := false
 	for last, n := uint64(0), int64(0); n < want(0); {
 		m := next(t, slow.stream)

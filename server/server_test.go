@@ -289,14 +289,7 @@ func TestNoMessageIsLargerThanTheClientAllows(t *testing.T) {
 	for _, view := range []pb.EventView{1, 2, 3, 4} {
 		s := f.subscribe(t, &pb.SubscribeRequest{View: view, Start: pb.Start_START_EARLIEST, StopAtHead: true, MaxMessageBytes: limit})
 		whole, omitted, events := 0, 0, uint64(0)
-		for {
-			m, err := s.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+		for m := range untilEnd(t, s) {
 			if n := proto.Size(m); n > limit {
 				t.Fatalf("view %v: a message of %d bytes", view, n)
 			}

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,67 +14,16 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/spotbridge/spotbridge/bridge/bridgetest"
 	"github.com/spotbridge/spotbridge/bridge/live"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
-// tap stops and starts the reading of connections: bytes then pile up in the sockets' buffers, as with a client whose
-// process has been stopped.
-type tap struct {
-	mu     sync.Mutex
-	opened chan struct{} // closed while reading is allowed
-}
-
-func newTap() *tap {
-	open := make(chan struct{})
-	close(open)
-	return &tap{opened: open}
-}
-
-func (p *tap) stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.opened = make(chan struct{})
-}
-
-func (p *tap) start() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.opened:
-	default:
-		close(p.opened)
-	}
-}
-
-func (p *tap) wait() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.opened
-}
-
-// tapped is a connection behind a tap.
-type tapped struct {
-	net.Conn
-	tap *tap
-}
-
-func (c *tapped) Read(b []byte) (int, error) {
-	<-c.tap.wait()
-	return c.Conn.Read(b)
-}
-
 // tapped dials with connections behind a tap and with HTTP/2 windows as small as they can be.
-func (f *fixture) tapped(t testing.TB, p *tap) *grpc.ClientConn {
-	conn := f.dial(t, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		return &tapped{Conn: c, tap: p}, nil
-	}), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+func (f *fixture) tapped(t testing.TB, p *bridgetest.Tap) *grpc.ClientConn {
+	conn := f.dial(t, grpc.WithContextDialer(p.Dial), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
 	t.Cleanup(func() {
-		p.start()
+		p.Start()
 		conn.Close()
 	})
 	return conn
@@ -84,7 +31,7 @@ func (f *fixture) tapped(t testing.TB, p *tap) *grpc.ClientConn {
 
 func TestAClientThatStopsReadingCostsNobodyElse(t *testing.T) {
 	f := newFixture(t, func(_ *Config, c *live.Config) { c.RingEvents = 32 })
-	p := newTap()
+	p := bridgetest.NewTap()
 	conn := f.tapped(t, p)
 	slow, err := pb.NewSubscriptionServiceClient(conn).Subscribe(t.Context(), &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW, ClientName: "slow"})
 	if err != nil {
@@ -95,7 +42,7 @@ func TestAClientThatStopsReadingCostsNobodyElse(t *testing.T) {
 	quick := f.subscribe(t, &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW, ClientName: "quick"})
 	next(t, quick)
 	next(t, quick)
-	p.stop()
+	p.Stop()
 	const n = 1500
 	body := bytes.Repeat([]byte("x"), 20<<10)
 	for seq := uint64(1); seq <= n; seq++ {
@@ -109,7 +56,7 @@ func TestAClientThatStopsReadingCostsNobodyElse(t *testing.T) {
 			t.Fatalf("the slow one was not slow: %+v", s)
 		}
 	}
-	p.start()
+	p.Start()
 	seq, fell, caught := uint64(0), 0, 0
 	for seq < n || fell != caught {
 		m := next(t, slow)
@@ -141,7 +88,7 @@ func TestAClientThatStopsReadingForTooLongIsEndedAndResumes(t *testing.T) {
 	for seq := uint64(1); seq <= 500; seq++ {
 		f.put(makeEvent(seq, body))
 	}
-	p := newTap()
+	p := bridgetest.NewTap()
 	conn := f.tapped(t, p)
 	req := &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW, Start: pb.Start_START_EARLIEST}
 	s, err := pb.NewSubscriptionServiceClient(conn).Subscribe(t.Context(), req)
@@ -149,9 +96,9 @@ func TestAClientThatStopsReadingForTooLongIsEndedAndResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	next(t, s)
-	p.stop()
+	p.Stop()
 	eventually(t, "the stream is ended", func() bool { return len(f.hub.Subscriptions()) == 0 })
-	p.start()
+	p.Start()
 	seq, cursor := uint64(0), ""
 	for {
 		var m *pb.SubscribeResponse
@@ -170,14 +117,7 @@ func TestAClientThatStopsReadingForTooLongIsEndedAndResumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		m, err := again.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	for m := range untilEnd(t, again) {
 		if e := m.GetEvent(); e != nil {
 			if seq++; e.GetSequence() != seq {
 				t.Fatalf("%d after %d", e.GetSequence(), seq-1)
@@ -245,7 +185,7 @@ func TestDrainEndsStreamsWithGoodbyeAndOK(t *testing.T) {
 
 func TestDrainCutsOffWhatDoesNotEnd(t *testing.T) {
 	f := newFixture(t)
-	p := newTap()
+	p := bridgetest.NewTap()
 	conn := f.tapped(t, p)
 	s, err := pb.NewSubscriptionServiceClient(conn).Subscribe(t.Context(), &pb.SubscribeRequest{View: pb.EventView_EVENT_VIEW_RAW})
 	if err != nil {
@@ -253,7 +193,7 @@ func TestDrainCutsOffWhatDoesNotEnd(t *testing.T) {
 	}
 	next(t, s)
 	next(t, s)
-	p.stop()
+	p.Stop()
 	for seq := uint64(1); seq <= 500; seq++ {
 		f.put(makeEvent(seq, bytes.Repeat([]byte("x"), 20<<10)))
 	}
@@ -264,7 +204,7 @@ func TestDrainCutsOffWhatDoesNotEnd(t *testing.T) {
 	if err := f.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	p.start()
+	p.Start()
 	for err = nil; err == nil; {
 		_, err = s.Recv()
 	}
