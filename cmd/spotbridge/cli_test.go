@@ -126,7 +126,7 @@ func TestACommandLineSession(t *testing.T) {
 
 	// Deliveries, also a refused one.
 	code, _, stderr := cli(t, "", "trigger", "PNR_V3", "--url", "http://"+a.WebhookAddr()+"/webhooks/sandbox", "--secret", samples.Secrets()[1])
-	if code == 0 || !strings.Contains(stderr, "deliveries --outcome refused") {
+	if code == 0 || !strings.Contains(stderr, "deliveries --outcome refused") || !strings.Contains(stderr, "one of the source's secrets") {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
 	until(t, func(s string) bool { return strings.Contains(s, "WRONG_SIGNATURE") }, append([]string{"deliveries", "--outcome", "refused"}, server...)...)

@@ -259,8 +259,11 @@ func (r *report) err() error {
 func (r *report) end() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	refused := 0
+	refused, remedy := 0, ""
 	for a, n := range r.answers {
+		if strings.HasPrefix(a, "401") {
+			remedy = "; on 401 use one of the source's secrets (sources[].secrets) with --secret, and the headers that it requires with --header"
+		}
 		if !strings.HasPrefix(a, "200") {
 			refused += n
 		}
@@ -272,7 +275,7 @@ func (r *report) end() error {
 		fmt.Fprintf(r.out, "%7d  in %v, %.0f/s\n", r.sent, time.Since(r.start).Round(time.Millisecond), float64(r.sent)/time.Since(r.start).Seconds())
 	}
 	if r.first == nil && refused > 0 {
-		return fmt.Errorf("%d of %d deliveries were not taken; spotbridge deliveries --outcome refused shows the causes", refused, r.sent)
+		return fmt.Errorf("%d of %d deliveries were not taken; spotbridge deliveries --outcome refused shows the causes%s", refused, r.sent, remedy)
 	}
 	return r.first
 }
