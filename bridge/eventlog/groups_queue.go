@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -111,12 +113,17 @@ func (s *GroupStore) dropQueues(ctx context.Context, r *bridge.GroupRecord) {
 // QueueState implements bridge.GroupStore.
 func (s *GroupStore) QueueState(ctx context.Context, r *bridge.GroupRecord) (bridge.QueueState, error) {
 	var st bridge.QueueState
+	// First what the queue cannot know of yet: an entry that moves meanwhile counts twice, and not never.
+	coming, err := s.coming(ctx, r)
+	if err != nil {
+		return st, err
+	}
 	info, err := s.consumerInfo(ctx, streamName, mainQueue(r))
 	if err != nil {
 		return st, err
 	}
 	st.Settled, st.Delivered = max(info.AckFloor.Stream, r.After), max(info.Delivered.Stream, r.After)
-	st.Waiting, st.InFlight = int64(info.NumPending), int64(info.NumAckPending)
+	st.Waiting, st.InFlight = int64(info.NumPending)+coming, int64(info.NumAckPending)
 	if info, err = s.consumerInfo(ctx, groupStreamName, redriveQueue(r)); err != nil {
 		return st, err
 	}
@@ -125,6 +132,21 @@ func (s *GroupStore) QueueState(ctx context.Context, r *bridge.GroupRecord) (bri
 		return st, err
 	}
 	return st, nil
+}
+
+// coming counts the entries for a group that are in the journal only.
+func (s *GroupStore) coming(ctx context.Context, r *bridge.GroupRecord) (int64, error) {
+	if s.log.journal == nil {
+		return 0, nil
+	}
+	subjects := r.Settings.Filter.Subjects(maxSubjects)
+	n, err := s.log.journal.notInStream(ctx, func(subject string) bool {
+		return slices.ContainsFunc(subjects, func(s string) bool { return server.SubjectMatchesFilter(subject, s) })
+	})
+	if err != nil {
+		return 0, unavailable(ctx, fmt.Errorf("count what waits for group %s: %w", r.Name, err))
+	}
+	return n, nil
 }
 
 func (s *GroupStore) consumerInfo(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/spotbridge/spotbridge/bridge"
+	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
 
 // TestEntriesOfAQueueComeWithoutHeaders: they are the dearest part of a delivery, and nobody reads them.
@@ -80,5 +81,52 @@ func TestATakerNoticesThatItsQueueIsGone(t *testing.T) {
 	}
 	if ts, err := await(); !errors.Is(err, bridge.ErrQueueGone) {
 		t.Fatalf("%+v, %v", ts, err)
+	}
+}
+
+// TestWhatIsOnlyInTheJournalWaitsForItsGroups: a stream that takes nothing must not look like groups that are done.
+func TestWhatIsOnlyInTheJournalWaitsForItsGroups(t *testing.T) {
+	l := openTestLog(t, t.TempDir())
+	defer l.Close()
+	s, err := l.OpenGroups(t.Context(), GroupConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	all := &bridge.GroupRecord{Name: "all", Key: [32]byte{1}, Queue: "q", Settings: bridge.GroupSettings{AckDeadline: time.Minute, MaxDeliveries: 3}}
+	none := &bridge.GroupRecord{Name: "none", Key: [32]byte{2}, Queue: "q", Settings: all.Settings}
+	if none.Settings.Filter, err = bridge.CompileFilter(&pb.EventFilter{Sources: []string{"another"}}, "filter"); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*bridge.GroupRecord{all, none} {
+		if err := s.CreateGroup(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add := func(from, to int) {
+		for i := from; i < to; i++ {
+			if _, err := l.Append(t.Context(), numbered(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	waiting := func(r *bridge.GroupRecord) int64 {
+		st, err := s.QueueState(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Waiting
+	}
+	add(0, 5)
+	l.journal.inStream()
+	l.stream.down.Store(true)
+	add(5, 12)
+	if a, n := waiting(all), waiting(none); a != 12 || n != 0 {
+		t.Fatalf("%d and %d wait, want 12 and 0", a, n)
+	}
+	l.stream.down.Store(false)
+	l.journal.inStream()
+	if a, n := waiting(all), waiting(none); a != 12 || n != 0 {
+		t.Fatalf("%d and %d wait afterwards, want 12 and 0", a, n)
 	}
 }

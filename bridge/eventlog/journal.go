@@ -276,6 +276,27 @@ func (j *journal) addTo(st *bridge.LogState) {
 	st.Head, st.HeadTime, st.Entries, st.Bytes = j.next-1, j.headTime, st.Entries+more, st.Bytes+uint64(j.backlogBytes)
 }
 
+// notInStream counts what is confirmed, has such a subject, and is not in the stream yet.
+func (j *journal) notInStream(ctx context.Context, match func(subject string) bool) (int64, error) {
+	j.mu.Lock()
+	backlog, first, stream := j.backlog, j.pumped+1, j.stream // a backlog grows at its end and is never written to
+	j.mu.Unlock()
+	if len(backlog) == 0 {
+		return 0, nil
+	}
+	head, err := stream.head(ctx) // a batch that is under way may be there, and still in the backlog
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for i, p := range backlog {
+		if first+uint64(i) > head && match(p.msg.Subject) {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // get returns an entry that is not in the stream yet.
 func (j *journal) get(sequence uint64) *bridge.Entry {
 	j.mu.Lock()
