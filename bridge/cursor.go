@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash/crc32"
+	"sync/atomic"
 
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 )
@@ -42,25 +43,53 @@ func (c Cursor) String() string { return string(c.Append(nil)) }
 
 // Append appends the cursor as clients get it.
 func (c Cursor) Append(dst []byte) []byte {
-	var array [snapshotSize]byte
-	b := append(array[:0], cursorVersion)
-	b = append(b, c.Log[:]...)
+	version := byte(cursorVersion)
+	if c.InSnapshot {
+		version = snapshotVersion
+	}
+	p := prefixOf(version, c.Log)
+	var array [snapshotSize - cursorPrefixSize]byte
+	b := append(array[:0], c.Log[cursorPrefixSize-1:]...)
 	b = binary.BigEndian.AppendUint64(b, c.Sequence)
 	if c.InSnapshot {
-		b[0] = snapshotVersion
 		b = binary.BigEndian.AppendUint64(b, c.Snapshot)
 	}
-	b = binary.BigEndian.AppendUint32(b, checksum(b))
-	return base64.RawURLEncoding.AppendEncode(dst, b)
+	b = binary.BigEndian.AppendUint32(b, ^checksum(p.sum, b))
+	return base64.RawURLEncoding.AppendEncode(append(dst, p.text[:]...), b)
 }
 
-// checksum is crc32.ChecksumIEEE for a few bytes that stay on the caller's stack: a cursor is made for each event.
-func checksum(b []byte) uint32 {
-	crc := ^uint32(0)
+// cursorPrefixSize is how many bytes of version and log a prefix covers: a multiple of three, so that their text is the
+// same whatever follows.
+const cursorPrefixSize = 15
+
+// cursorPrefix is what cursors of a log have in common. A cursor is made for each event.
+type cursorPrefix struct {
+	log  LogID
+	text [cursorPrefixSize / 3 * 4]byte
+	sum  uint32 // of the bytes of the text
+}
+
+// cursorPrefixes has the newest prefix of each version: a process has one log, as a rule.
+var cursorPrefixes [2]atomic.Pointer[cursorPrefix]
+
+func prefixOf(version byte, log LogID) *cursorPrefix {
+	newest := &cursorPrefixes[version-1]
+	if p := newest.Load(); p != nil && p.log == log {
+		return p
+	}
+	b := append([]byte{version}, log[:cursorPrefixSize-1]...)
+	p := &cursorPrefix{log: log, sum: checksum(^uint32(0), b)}
+	base64.RawURLEncoding.Encode(p.text[:], b)
+	newest.Store(p)
+	return p
+}
+
+// checksum goes on with a crc32.ChecksumIEEE, which is ^checksum(^0, b), and leaves b on the caller's stack.
+func checksum(crc uint32, b []byte) uint32 {
 	for _, v := range b {
 		crc = crc32.IEEETable[byte(crc)^v] ^ (crc >> 8)
 	}
-	return ^crc
+	return crc
 }
 
 // ParseCursor reads a cursor of the given log.

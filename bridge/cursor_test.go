@@ -26,6 +26,11 @@ func TestCursorsComeBackAsTheyWere(t *testing.T) {
 		if err != nil || got != c {
 			t.Errorf("%+v: %+v, %v", c, got, err)
 		}
+		// The logs take turns: a cursor keeps nothing of the one before.
+		other := bridge.Cursor{Log: otherLog, Sequence: sequence}
+		if got, err := bridge.ParseCursor(other.String(), otherLog); err != nil || got != other {
+			t.Errorf("%+v: %+v, %v", other, got, err)
+		}
 		if strings.Trim(c.String(), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
 			t.Errorf("%q needs escaping in a URL", c.String())
 		}
