@@ -8,8 +8,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
-	_ "modernc.org/sqlite" //nolint:depguard // the driver; as above
+	"modernc.org/sqlite"             //nolint:depguard // the driver; as above
+	sqlite3 "modernc.org/sqlite/lib" //nolint:depguard // as above
 
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
 	payload "github.com/spotbridge/spotbridge/gen/go/spotnana/payload/v1"
@@ -24,6 +26,12 @@ CREATE TABLE IF NOT EXISTS expenses (
   refund_version INTEGER NOT NULL, refund_event TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS processed (event_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS position (id INTEGER PRIMARY KEY CHECK (id = 1), cursor TEXT NOT NULL);`
+
+// busy is how long a database that is in use is waited for.
+const (
+	busy     = 5 * time.Second
+	busyPoll = 20 * time.Millisecond
+)
 
 // store keeps the expenses, the ids of the processed events and the cursor in one SQLite file.
 type store struct{ db *sql.DB }
@@ -42,7 +50,7 @@ func openStore(path string) (*store, error) {
 		return nil, err
 	}
 	dsn := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: url.Values{
-		"_pragma": {"busy_timeout(5000)", "journal_mode(wal)", "synchronous(full)"},
+		"_pragma": {fmt.Sprintf("busy_timeout(%d)", busy.Milliseconds()), "journal_mode(wal)", "synchronous(full)"},
 		"_txlock": {"immediate"}, // a transaction that reads first must not find out later that it may not write
 	}.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())
@@ -50,10 +58,20 @@ func openStore(path string) (*store, error) {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(schema); err != nil {
+	if err := prepare(db); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
 	}
 	return &store{db}, nil
+}
+
+// prepare makes the tables. SQLite does not wait by itself for another process that makes the file at the same moment.
+func prepare(db *sql.DB) error {
+	for deadline := time.Now().Add(busy); ; time.Sleep(busyPoll) {
+		_, err := db.Exec(schema)
+		if e, ok := errors.AsType[*sqlite.Error](err); !ok || e.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 func (s *store) close() error { return s.db.Close() }

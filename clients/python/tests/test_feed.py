@@ -6,7 +6,9 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import grpc
 import pytest
@@ -148,6 +150,20 @@ def test_the_database_is_synced_at_every_commit(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "expenses.db"))
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_several_may_make_the_file_at_the_same_moment(tmp_path: Path) -> None:
+    openers = 4
+    for number in range(50):
+        path, start = str(tmp_path / str(number)), Barrier(openers)
+
+        def opens(path: str = path, start: Barrier = start) -> None:
+            start.wait()
+            Ledger(path).close()
+
+        with ThreadPoolExecutor(openers) as threads:
+            for opened in [threads.submit(opens) for _ in range(openers)]:
+                opened.result()
 
 
 def test_dumps_are_ordered_by_bytes(ledger: Ledger) -> None:

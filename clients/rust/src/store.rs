@@ -1,9 +1,10 @@
 //! The expenses in `SQLite`. An event's entry and its id are committed together, so an event is booked once or not at all.
 
 use std::path::Path;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Result, Row, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Result, Row, TransactionBehavior, named_params, params};
 
 use crate::expense::{Booking, Expense, counts, touched};
 use crate::proto::spotbridge::v1::Event;
@@ -17,6 +18,12 @@ CREATE TABLE IF NOT EXISTS expenses (
   refund_version INTEGER NOT NULL, refund_event TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS processed (event_id TEXT PRIMARY KEY);";
 
+/// How long an event waits for a database that is in use; one that waits longer comes again.
+const BUSY: Duration = Duration::from_secs(1);
+/// How long is waited for others who make the file, and how often is tried.
+const MAKE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
+
 /// The file with the expenses and the ids of processed events.
 #[derive(Debug)]
 pub struct Store(Connection);
@@ -28,11 +35,20 @@ impl Store {
     /// The file cannot be made or read, or is no database.
     pub fn open(file: impl AsRef<Path>) -> Result<Self> {
         let db = Connection::open(file)?;
-        db.busy_timeout(Duration::from_secs(1))?; // an event that waits longer comes again
-        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.busy_timeout(BUSY)?;
         db.pragma_update(None, "synchronous", "FULL")?; // what was acknowledged survives a power cut
-        db.execute_batch(SCHEMA)?;
-        Ok(Self(db))
+        let begin = Instant::now();
+        loop {
+            // SQLite does not wait by itself for another process that makes the file at the same moment.
+            let made = db.pragma_update(None, "journal_mode", "WAL").and_then(|()| db.execute_batch(SCHEMA));
+            match made {
+                Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begin.elapsed() < MAKE => {
+                    sleep(POLL);
+                }
+                Err(e) => return Err(e),
+                Ok(()) => return Ok(Self(db)),
+            }
+        }
     }
 
     /// Whether the event was processed before.

@@ -8,9 +8,12 @@ import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.sql.Statement;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.locks.LockSupport;
+import org.sqlite.SQLiteErrorCode;
 
 /** The expenses and the processed events, in one SQLite file. An event is in both or in none. */
 final class Ledger implements AutoCloseable {
@@ -26,6 +29,11 @@ final class Ledger implements AutoCloseable {
             """;
     private static final int DUMPED_COLUMNS = 11;
 
+    /** How long a database that is in use is waited for. */
+    private static final Duration BUSY = Duration.ofSeconds(5);
+
+    private static final Duration BUSY_POLL = Duration.ofMillis(20);
+
     private final Connection db;
 
     private Ledger(Connection db) {
@@ -35,16 +43,31 @@ final class Ledger implements AutoCloseable {
     static Ledger open(String file) throws SQLException {
         Connection db = DriverManager.getConnection("jdbc:sqlite:" + file);
         try (Statement s = db.createStatement()) {
-            s.executeUpdate("PRAGMA busy_timeout = 5000"); // dump runs beside a feed
-            s.execute("PRAGMA journal_mode = WAL");
+            s.executeUpdate("PRAGMA busy_timeout = " + BUSY.toMillis()); // dump runs beside a feed
             s.executeUpdate("PRAGMA synchronous = FULL"); // what was committed survives a power cut
-            s.executeUpdate(SCHEMA);
+            makeTables(s);
             db.setAutoCommit(false);
         } catch (SQLException e) {
             db.close();
             throw e;
         }
         return new Ledger(db);
+    }
+
+    /** SQLite does not wait by itself for another process that makes the file at the same moment. */
+    private static void makeTables(Statement s) throws SQLException {
+        for (long begin = System.nanoTime(); ; ) {
+            try {
+                s.execute("PRAGMA journal_mode = WAL");
+                s.executeUpdate(SCHEMA);
+                return;
+            } catch (SQLException e) {
+                if ((e.getErrorCode() & 0xff) != SQLiteErrorCode.SQLITE_BUSY.code || System.nanoTime() - begin > BUSY.toNanos()) {
+                    throw e;
+                }
+            }
+            LockSupport.parkNanos(BUSY_POLL.toNanos());
+        }
     }
 
     boolean hasProcessed(String eventId) throws SQLException {

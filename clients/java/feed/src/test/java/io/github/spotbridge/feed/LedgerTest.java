@@ -12,8 +12,14 @@ import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.SQLException;
 import java.sql.Statement;
+import java.util.Collections;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CyclicBarrier;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -72,6 +78,28 @@ class LedgerTest {
             Event other = event("e9", "TICKET_VOIDED", 3, List.of(), List.of("T1"), List.of());
             writer.process(other, Set.of("T1"), other.getPnrV3());
             assertEquals(List.of("e1", "e9"), reader.processed());
+        }
+    }
+
+    @Test
+    void severalMayMakeTheFileAtTheSameMoment() throws Exception {
+        int openers = 4;
+        ExecutorService threads = Executors.newFixedThreadPool(openers);
+        try {
+            for (int round = 0; round < 50; round++) {
+                String file = folder.resolve("expenses" + round + ".db").toString();
+                CyclicBarrier start = new CyclicBarrier(openers);
+                Callable<Void> open = () -> {
+                    start.await();
+                    Ledger.open(file).close();
+                    return null;
+                };
+                for (Future<Void> opened : threads.invokeAll(Collections.nCopies(openers, open))) {
+                    opened.get();
+                }
+            }
+        } finally {
+            threads.shutdownNow();
         }
     }
 
