@@ -16,6 +16,8 @@ const (
 	// wait for others. Above 500 a second it grows, to loadedLinger from about 1,000 on.
 	followLinger = 2 * time.Millisecond
 	loadedLinger = 100 * time.Millisecond
+	// calmTransactions of calmEntries events at most are followed by a checkpoint: about 1,000 pages, or 5 ms.
+	calmTransactions, calmEntries = 32, 16
 	// damageEvery is how often damage that readers find leads to a rebuild at most.
 	damageEvery = time.Hour
 	// Waits after an error.
@@ -170,6 +172,7 @@ func (p *Projection) consume(ctx context.Context, log bridge.Reader, sink bridge
 			}
 			p.m.lag.Set(float64(p.Lag()))
 			p.publish(sink, events)
+			p.checkpoint(context.WithoutCancel(ctx), len(entries))
 			return nil
 		}
 		p.m.writeErrors.Inc()
@@ -181,6 +184,25 @@ func (p *Projection) consume(ctx context.Context, log bridge.Reader, sink bridge
 			return context.Cause(ctx)
 		}
 		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// checkpoint writes the WAL back after a few transactions with a few events each, once those are out. SQLite does so by
+// itself in the middle of a commit, when there is eight times as much: that is cheaper, since pages that change often are
+// written once, and nothing for events that somebody waits for.
+func (p *Projection) checkpoint(ctx context.Context, entries int) {
+	if entries > calmEntries {
+		p.unwritten = 0
+		return
+	}
+	if p.unwritten++; p.unwritten < calmTransactions {
+		return
+	}
+	p.unwritten = 0
+	p.wmu.Lock()
+	defer p.wmu.Unlock()
+	if err := p.st.checkpoint(ctx); err != nil {
+		p.log.Warn("a checkpoint of projection.db failed; SQLite tries again by itself", "error", err)
 	}
 }
 

@@ -177,6 +177,46 @@ func TestRunPublishesAfterCommit(t *testing.T) {
 	}
 }
 
+// TestACheckpointComesAfterWhatIsWaitedFor: while few events come, the WAL is written back often, and no event waits for it.
+func TestACheckpointComesAfterWhatIsWaitedFor(t *testing.T) {
+	for name, q := range map[string]struct {
+		batch   int
+		written bool
+	}{"few events": {1, true}, "many": {calmEntries + 1, false}} {
+		t.Run(name, func(t *testing.T) {
+			log := newFakeLog()
+			for i := range 2 * calmTransactions * q.batch {
+				log.append(event(fmt.Sprint(i), pnr("OP", "o", fmt.Sprint(i), 1, ""), t0))
+			}
+			p := open(t, Config{BatchEntries: q.batch})
+			var sizes []int64 // of the file without its WAL, at each publication
+			done := make(chan struct{})
+			run(t, func(ctx context.Context) error {
+				return p.Run(ctx, log, sinkFunc(func(events []*bridge.Encoded, _ uint64) {
+					if len(events) == 0 {
+						return
+					}
+					info, err := os.Stat(p.path())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if sizes = append(sizes, info.Size()); len(sizes) == 2*calmTransactions {
+						close(done)
+					}
+				}))
+			})
+			<-done
+			if before := sizes[:calmTransactions]; before[0] != before[len(before)-1] {
+				t.Errorf("it was written while %d events were waited for: %v", len(before), sizes)
+			}
+			if after := sizes[calmTransactions]; (after > sizes[0]) != q.written {
+				t.Errorf("after %d transactions it has %d bytes, before them %d", calmTransactions, after, sizes[0])
+			}
+		})
+	}
+}
+
 type sinkFunc func(events []*bridge.Encoded, watermark uint64)
 
 func (f sinkFunc) Lost(uint64) {}

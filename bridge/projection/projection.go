@@ -39,9 +39,10 @@ type Projection struct {
 	retaining sync.Mutex
 
 	// published is what the sink has had, lostBelow where a gap ends that it has not been told of; closed says that renew
-	// did not succeed. All belong to Run.
+	// did not succeed; unwritten counts the transactions since the last checkpoint. All belong to Run.
 	published, lostBelow uint64
 	closed               bool
+	unwritten            int
 
 	pos     atomic.Pointer[position]
 	head    atomic.Uint64

@@ -206,6 +206,12 @@ func (s *store) tx(ctx context.Context, f func() error) error {
 	return err
 }
 
+// checkpoint writes the WAL back, as far as readers allow.
+func (s *store) checkpoint(ctx context.Context) error {
+	_, err := s.write.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
+	return err
+}
+
 // Close closes the connections.
 func (s *store) Close() error {
 	var errs []error
