@@ -45,7 +45,6 @@ func (a *App) Run(ctx context.Context) (err error) {
 	part("drift", a.drift.Run)
 	part("groups", a.groups.Run)
 	part("webhook ids", func(ctx context.Context) error { return a.ids.Run(ctx, a.eventlog) })
-	part("gate", func(ctx context.Context) error { a.watch(ctx); return nil })
 	part("floor", func(ctx context.Context) error { a.watchFloor(ctx); return nil })
 
 	serve := func(name string, serve func() error) {
@@ -67,6 +66,8 @@ func (a *App) Run(ctx context.Context) (err error) {
 	serve("grpc listener", func() error { return a.server.GRPC().Serve(a.grpcListener) })
 	a.gate.serving.Store(true)
 	a.log.Info("listening", "webhook", a.WebhookAddr(), "rest", a.RESTAddr(), "grpc", a.GRPCAddr(), "admin", a.AdminAddr())
+	// Last, so that whoever waits for the open door knows the addresses and finds all listeners serving.
+	part("gate", func(ctx context.Context) error { a.watch(ctx); return nil })
 
 	select {
 	case <-ctx.Done():

@@ -47,18 +47,21 @@ impl Bridge {
         command.args(listen.iter().map(|(name, address)| format!("--listen-{name}={address}")));
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let listening = async {
-            let mut said = String::new();
+        let open = async {
+            let (mut said, mut listening) = (String::new(), BTreeMap::new());
             while let Some(line) = log.next_line().await.unwrap() {
                 if let Some((_, addresses)) = line.split_once("msg=listening ") {
                     let pairs = addresses.split(' ').filter_map(|pair| pair.split_once('='));
-                    return pairs.map(|(name, address)| (name.into(), address.into())).collect();
+                    listening = pairs.map(|(name, address)| (name.into(), address.into())).collect();
+                }
+                if line.contains("the door is open") {
+                    return listening;
                 }
                 said = line;
             }
             panic!("the bridge ended: {said}")
         };
-        let addresses = timeout(PATIENCE, listening).await.unwrap();
+        let addresses = timeout(PATIENCE, open).await.unwrap();
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         (process, addresses)
     }

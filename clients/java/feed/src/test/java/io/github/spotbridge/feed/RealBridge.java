@@ -43,6 +43,8 @@ final class RealBridge implements AutoCloseable {
             Matcher listening = LISTENING.matcher(line);
             if (listening.find()) {
                 addresses = List.of(listening.group(1), listening.group(2), listening.group(3), listening.group(4));
+            }
+            if (line.contains("the door is open")) {
                 Thread reader = new Thread(() -> output.lines().forEach(ignored -> { })); // a full pipe would stop it
                 reader.setDaemon(true);
                 reader.start();
