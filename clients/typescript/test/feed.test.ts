@@ -1,17 +1,20 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
 import { create } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Bridge, BridgeError, Code, subscribe } from "spotbridge";
 import { EventBatchSchema, EventSchema, EventView, Start, type SubscribeResponse } from "spotbridge/v1";
 import { Store } from "../feed/store.js";
 import { FakeBridge, type Handlers } from "./fakebridge.js";
+import type { Openers } from "./opener.js";
 import { end, RealBridge, skip } from "./realbridge.js";
 
 const launcher = fileURLToPath(new URL("../../expense-feed", import.meta.url));
@@ -43,6 +46,21 @@ describe("the command line", () => {
       const { status, stdout } = spawnSync(launcher, [command], { env });
       assert.deepEqual([status, stdout.length], [0, 0]);
     });
+  }
+});
+
+test("several may make the database at the same moment", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "expense-feed-"));
+  const openers = 4;
+  const arrived = new Int32Array(new SharedArrayBuffer(50 * Int32Array.BYTES_PER_ELEMENT));
+  const workerData: Openers = { dir, openers, arrived };
+  const workers = Array.from({ length: openers }, () => new Worker(new URL("./opener.js", import.meta.url), { workerData }));
+  const ends = workers.map((worker) => once(worker, "exit")); // an error of the thread is an error here
+  try {
+    await Promise.all(ends);
+  } finally {
+    await Promise.all(workers.map((worker) => worker.terminate()));
+    rmSync(dir, { recursive: true });
   }
 });
 
