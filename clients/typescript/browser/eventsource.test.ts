@@ -163,13 +163,15 @@ describe("EventSource in Chromium", { skip }, () => {
     proxy.pause(false);
     await seen("ended");
     const all = await notes();
+    // Where it stood still, in the live window or already in history, depends on how fast both ends were.
+    assert.ok(all.some(({ name }) => name === "fell_behind"));
     assert.deepEqual(
-      all.slice(-4).map(({ name }) => name),
-      ["fell_behind", "error", "broken", "ended"],
+      all.slice(-3).map(({ name }) => name),
+      ["error", "broken", "ended"],
     );
-    const [behind, error] = all.slice(-4);
+    const [last, error] = all.slice(-4);
     assert.match(error?.data ?? "", /CURSOR_EXPIRED.*earliest_cursor/);
-    assert.deepEqual([error?.id, proxy.lastEventIds], [behind?.id, [undefined, behind?.id]]);
+    assert.deepEqual([error?.id, proxy.lastEventIds], [last?.id, [undefined, last?.id]]);
   });
 
   test("with stop_at_head the browser stops when it has everything", async () => {
