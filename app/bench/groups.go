@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -30,7 +32,8 @@ const (
 )
 
 // groups: acknowledged events per second of a consumer group with one and four members, beside a bare JetStream durable pull
-// consumer of the same log with as many workers. Both read a backlog, and both acknowledge every event.
+// consumer of the same log with as many workers. Both read a backlog, and both acknowledge every event. The baseline is in
+// this process, which a member never is; beside it stands the same one with a TCP connection for each worker, as a member has.
 func (b *bench) groups(ctx context.Context) error {
 	for _, q := range []struct{ size, events int }{{1 << 10, 60_000}, {20 << 10, 20_000}} {
 		if err := b.groupsOf(ctx, q.size, q.events); err != nil {
@@ -70,24 +73,35 @@ func (b *bench) groupsOf(ctx context.Context, size, events int) error {
 				round++
 				return timeGroup(ctx, br, fmt.Sprintf("bench-%d", round), members, view, events)
 			}
-			bare := func() (sample, error) {
-				round++
-				return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members, events)
+			bare := func(overTCP bool) func() (sample, error) {
+				return func() (sample, error) {
+					round++
+					return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members, events, overTCP)
+				}
 			}
-			x, y, ratio, err := b.pair(viaGroup, bare)
-			if err != nil {
+			what, goal := fmt.Sprintf("group, %s, %d members, %s", name, members, view.String()[len("EVENT_VIEW_"):]), "-"
+			if view == pb.EventView_EVENT_VIEW_RAW {
+				goal = ">= 0.6"
+				if err := b.ratio(what+" (pull consumer over TCP)", viaGroup, bare(true), goal); err != nil {
+					return err
+				}
+			}
+			if err := b.ratio(what+" (pull consumer in process)", viaGroup, bare(false), goal); err != nil {
 				return err
 			}
-			goal := ">= 0.6"
-			if view == pb.EventView_EVENT_VIEW_ENVELOPE {
-				goal = "-"
-			}
-			b.add(row{
-				fmt.Sprintf("group, %s, %d members, %s (bare pull consumer)", name, members, view.String()[len("EVENT_VIEW_"):]),
-				fmt.Sprintf("%.0f/s cpu %s", x.rate, short(x.cpuPer)), fmt.Sprintf("%.0f/s cpu %s", y.rate, short(y.cpuPer)), fmt.Sprintf("%.2f", ratio), goal,
-			})
 		}
 	}
+	return nil
+}
+
+// ratio adds a row of rates.
+func (b *bench) ratio(what string, bridge, baseline func() (sample, error), goal string) error {
+	x, y, ratio, err := b.pair(bridge, baseline)
+	if err != nil {
+		return err
+	}
+	rate := func(s sample) string { return fmt.Sprintf("%.0f/s cpu %s", s.rate, short(s.cpuPer)) }
+	b.add(row{what, rate(x), rate(y), fmt.Sprintf("%.2f", ratio), goal})
 	return nil
 }
 
@@ -244,20 +258,35 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 	}
 }
 
-// timeConsumer is the baseline: workers on one durable consumer, in this process and without gRPC.
-func timeConsumer(ctx context.Context, base *minimal, name string, workers, events int) (sample, error) {
+// timeConsumer is the baseline: workers on one durable consumer, without gRPC; in this process, or each with a connection.
+func timeConsumer(ctx context.Context, base *minimal, name string, workers, events int, overTCP bool) (sample, error) {
 	cons, err := base.js.CreateConsumer(ctx, logStream, jetstream.ConsumerConfig{
 		Durable: name, FilterSubject: "ev.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxAckPending: groupWindow * workers,
 	})
 	if err != nil {
 		return sample{}, err
 	}
+	consumers := slices.Repeat([]jetstream.Consumer{cons}, workers)
+	for i := 0; i < workers && overTCP; i++ {
+		nc, err := nats.Connect(base.ns.ClientURL())
+		if err != nil {
+			return sample{}, err
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return sample{}, err
+		}
+		if consumers[i], err = js.Consumer(ctx, logStream, name); err != nil {
+			return sample{}, err
+		}
+	}
 	var acked atomic.Int64
 	done := make(chan struct{})
 	var once sync.Once
 	begin, used := time.Now(), cpu()
 	var running []jetstream.ConsumeContext
-	for range workers {
+	for _, cons := range consumers {
 		c, err := cons.Consume(func(m jetstream.Msg) {
 			_ = m.Ack()
 			if acked.Add(1) == int64(events) {

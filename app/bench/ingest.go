@@ -180,7 +180,7 @@ type minimal struct {
 }
 
 func startMinimal(dir string) (*minimal, error) {
-	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, StoreDir: dir, SyncAlways: true, MaxPayload: 9 << 20, JetStreamMaxStore: 64 << 30})
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: dir, SyncAlways: true, MaxPayload: 9 << 20, JetStreamMaxStore: 64 << 30})
 	if err != nil {
 		return nil, err
 	}
