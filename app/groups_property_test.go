@@ -40,8 +40,11 @@ type modelMember struct {
 
 func (m *groupModel) join() *modelMember {
 	x := &modelMember{
-		memberClient: m.r.join(m.t, &pb.Join{Group: m.group, Credit: &pb.Credit{Events: int64(rapid.IntRange(1, 8).Draw(m.rt, "credits"))}, AutoCredit: true}),
-		held:         map[string]*pb.GroupDelivery{},
+		memberClient: m.r.join(m.t, &pb.Join{
+			Group: m.group, Credit: &pb.Credit{Events: int64(rapid.IntRange(1, 8).Draw(m.rt, "credits"))}, AutoCredit: true,
+			MaxBatchEvents: rapid.SampledFrom([]int32{0, 3, 1000}).Draw(m.rt, "batch"),
+		}),
+		held: map[string]*pb.GroupDelivery{},
 	}
 	x.joined()
 	m.members = append(m.members, x)

@@ -347,50 +347,84 @@ func groupSuite(t *testing.T, config func(t testing.TB) app.Config) {
 		a.confirm(d.GetDeliveryId())
 	})
 
-	t.Run("CreditsBoundWhatIsSent", func(t *testing.T) {
+	t.Run("EventsComeTogetherToAMemberThatAsksForThat", func(t *testing.T) {
 		r := begin(t)
-		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g"})
-		r.put(t, "x", 20)
-		m := r.join(t, &pb.Join{Group: "g", HeartbeatInterval: seconds(5)})
-		m.joined()
-		grant := func(events, bytes int64) {
-			m.send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Credit{Credit: &pb.Credit{Events: events, Bytes: bytes}}})
+		const events, batch, credit = 300, 20, 50
+		ids := r.put(t, "x", events, func(i int, e *bridge.Entry) {
+			body := bridgetest.PNRBody("BOOKING_UPDATED", "org-1", fmt.Sprintf("x-%d", i), 1)
+			if i%40 == 7 { // of four, no two fit into a message
+				body = fmt.Sprintf(`%s,"_pad":"%s"}`, body[:len(body)-1], strings.Repeat("x", 150<<10))
+			}
+			*e = *bridgetest.Entry("sandbox", fmt.Sprintf("x-%d", i), body)
+		})
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "g", Start: earliest, View: pb.EventView_EVENT_VIEW_RAW})
+		m := r.join(t, &pb.Join{Group: "g", Credit: &pb.Credit{Events: credit}, AutoCredit: true, MaxBatchEvents: batch})
+		if j := m.joined(); j.GetMaxBatchEvents() != batch {
+			t.Fatal(j)
 		}
-		none := func() {
-			t.Helper()
-			h := next(m, func(x *pb.ConsumeResponse) (*pb.GroupHeartbeat, bool) {
-				if x.GetDelivery() != nil {
-					t.Fatal("an event without credit")
+		// The window is filled and nothing settled yet; then every other event is settled, and the rest later.
+		var later []string
+		for i, id := range ids {
+			if i == credit {
+				if n := r.state(t, "g").GetMembers()[0].GetInFlightEvents(); n != credit {
+					t.Fatalf("it holds %d of %d", n, credit)
 				}
-				return x.GetHeartbeat(), x.GetHeartbeat() != nil
-			})
-			if h.GetCredit().GetEvents() > 0 && h.GetCredit().GetBytes() > 0 {
-				t.Fatalf("credits are left: %v", h)
+				m.confirm(later...)
+				later = nil
+			}
+			d := m.delivery()
+			if d.GetEvent().GetId() != id || d.GetAttempt() != 1 || len(d.GetEvent().GetRawBody()) == 0 {
+				t.Fatalf("delivery %d: %v, want %s", i, d.GetDeliveryId(), id)
+			}
+			if later = append(later, d.GetDeliveryId()); i > credit && i%2 == 0 {
+				m.ack(later[len(later)-1])
+				later = later[:len(later)-1]
+			}
+			if len(later) == credit/2 && i > credit {
+				m.confirm(later...)
+				later = nil
 			}
 		}
-		none()
-		grant(3, 0)
-		for range 3 {
-			m.delivery()
+		m.confirm(later...)
+		if m.together.Load() < 2 {
+			t.Error("no two events came together")
 		}
-		none()
-		grant(100, 1) // one event may go beyond the bytes
-		m.delivery()
-		none()
-		if st := r.state(t, "g"); st.GetMembers()[0].GetInFlightEvents() != 4 {
-			t.Fatal(st)
+		waitUntil(t, "everything is settled", func() bool {
+			st := r.state(t, "g")
+			return st.GetLagEvents() == 0 && st.GetInFlightEvents() == 0 && st.GetMembers()[0].GetCreditEvents() == credit && st.GetMembers()[0].GetInFlightBytes() == 0
+		})
+		// Those between them that a filter refuses do not keep them apart.
+		var odd []string
+		for i := 1; i < events; i += 2 {
+			odd = append(odd, fmt.Sprintf("x-%d", i))
 		}
-		grant(-1, 0)
-		if x := m.refused(); x.GetReason() != "INVALID_FIELD" || x.GetField() != "credit.events" {
-			t.Fatal(x)
+		r.create(t, &pb.CreateConsumerGroupRequest{Group: "odd", Start: earliest, Filter: &pb.EventFilter{PnrIds: odd}})
+		o := r.join(t, &pb.Join{Group: "odd", Credit: &pb.Credit{Events: 1000}, MaxBatchEvents: batch})
+		for i := range odd {
+			if d := o.delivery(); d.GetEvent().GetId() != ids[2*i+1] {
+				t.Fatalf("%s instead of %s", d.GetEvent().GetId(), ids[2*i+1])
+			}
 		}
-		grant(0, 1<<20)
-		for range 16 {
-			if d := m.delivery(); d.GetAttempt() != 1 {
-				t.Fatal("an event that waited for credits counted as delivered")
+		if o.together.Load() < 2 {
+			t.Error("no two of a finer filter came together")
+		}
+		o.leave()
+		// One event has nothing to come with.
+		r.put(t, "y", 1)
+		if m.together.Store(0); m.delivery() == nil || m.together.Load() != 0 {
+			t.Error("one event came as several")
+		}
+		for _, n := range []int32{-1, 1001} {
+			bad := r.join(t, &pb.Join{Group: "g", MaxBatchEvents: n})
+			err := <-bad.ended
+			if reason(err) != "INVALID_FIELD" || !strings.Contains(err.Error(), "join.max_batch_events") {
+				t.Errorf("%d: %v", n, err)
 			}
 		}
 	})
+
+	t.Run("CreditsBoundWhatIsSent", func(t *testing.T) { creditsBoundWhatIsSent(t, begin(t), 0) })
+	t.Run("CreditsBoundWhatIsSentTogether", func(t *testing.T) { creditsBoundWhatIsSent(t, begin(t), 100) })
 
 	t.Run("AMemberHoldsAtMostAThousand", func(t *testing.T) {
 		r := begin(t)
@@ -1106,4 +1140,49 @@ func everyTenth(ids []string) []string {
 		out = append(out, ids[i])
 	}
 	return out
+}
+
+// creditsBoundWhatIsSent also where events come together: not one more than the credits, in events as in bytes.
+func creditsBoundWhatIsSent(t *testing.T, r *running, batch int32) {
+	r.create(t, &pb.CreateConsumerGroupRequest{Group: "g"})
+	r.put(t, "x", 20)
+	m := r.join(t, &pb.Join{Group: "g", HeartbeatInterval: seconds(5), MaxBatchEvents: batch})
+	m.joined()
+	grant := func(events, bytes int64) {
+		m.send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Credit{Credit: &pb.Credit{Events: events, Bytes: bytes}}})
+	}
+	none := func() {
+		t.Helper()
+		h := next(m, func(x *pb.ConsumeResponse) (*pb.GroupHeartbeat, bool) {
+			if x.GetDelivery() != nil {
+				t.Fatal("an event without credit")
+			}
+			return x.GetHeartbeat(), x.GetHeartbeat() != nil
+		})
+		if h.GetCredit().GetEvents() > 0 && h.GetCredit().GetBytes() > 0 {
+			t.Fatalf("credits are left: %v", h)
+		}
+	}
+	none()
+	grant(3, 0)
+	for range 3 {
+		m.delivery()
+	}
+	none()
+	grant(100, 1) // one event may go beyond the bytes
+	m.delivery()
+	none()
+	if st := r.state(t, "g"); st.GetMembers()[0].GetInFlightEvents() != 4 {
+		t.Fatal(st)
+	}
+	grant(-1, 0)
+	if x := m.refused(); x.GetReason() != "INVALID_FIELD" || x.GetField() != "credit.events" {
+		t.Fatal(x)
+	}
+	grant(0, 1<<20)
+	for range 16 {
+		if d := m.delivery(); d.GetAttempt() != 1 {
+			t.Fatal("an event that waited for credits counted as delivered")
+		}
+	}
 }

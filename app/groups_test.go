@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,8 +46,10 @@ type memberClient struct {
 	stream pb.ConsumerGroupService_ConsumeClient
 	conn   *cutConn
 	cancel context.CancelFunc
-	got    chan *pb.ConsumeResponse
-	ended  chan error
+	// got holds each event as a message of its own, also where it came with others; together is how many came at once at most.
+	got      chan *pb.ConsumeResponse
+	together atomic.Int32
+	ended    chan error
 	// kept are messages that were passed over.
 	kept []*pb.ConsumeResponse
 }
@@ -81,7 +84,19 @@ func (r *running) join(t testing.TB, j *pb.Join) *memberClient {
 				m.ended <- err
 				return
 			}
-			m.got <- x
+			batch := x.GetDeliveries().GetDeliveries()
+			if batch == nil {
+				m.got <- x
+				continue
+			}
+			if n := int32(len(batch)); n < 2 || n > j.GetMaxBatchEvents() {
+				t.Errorf("%d events in a message, asked for %d", n, j.GetMaxBatchEvents())
+			} else {
+				m.together.Store(max(m.together.Load(), n))
+			}
+			for _, d := range batch {
+				m.got <- &pb.ConsumeResponse{Content: &pb.ConsumeResponse_Delivery{Delivery: d}}
+			}
 		}
 	}()
 	t.Cleanup(cancel)

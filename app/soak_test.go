@@ -112,7 +112,7 @@ func TestSoak(t *testing.T) {
 
 // soakMember is a member that works for a while and then dies with its events in hand.
 func soakMember(ctx context.Context, t *testing.T, r *running, rep *soakReport, id int, life time.Duration) {
-	m := r.join(t, &pb.Join{Group: "soak", ClientName: fmt.Sprint("soak-", id), Credit: &pb.Credit{Events: 50}, AutoCredit: true})
+	m := r.join(t, &pb.Join{Group: "soak", ClientName: fmt.Sprint("soak-", id), Credit: &pb.Credit{Events: 50}, AutoCredit: true, MaxBatchEvents: []int32{0, 20}[id%2]})
 	held := map[string]string{} // event of a delivery
 	last, redelivered := uint64(0), false
 	die := time.After(life)

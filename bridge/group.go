@@ -51,14 +51,20 @@ type JoinRequest struct {
 	View              pb.EventView
 	MaxMessageBytes   int
 	HeartbeatInterval time.Duration
+	// MaxBatchEvents is how many events may come in one message; 0 = 1.
+	MaxBatchEvents int
 }
 
-// MemberStream is a member's connection. Send and SendDelivery are called by one goroutine at a time and block while the
-// client does not read; Receive is called by another one and returns io.EOF when the client has half-closed. All of them
-// return an error when the stream has ended.
+// MemberStream is a member's connection. All but Receive are called by one goroutine at a time and block while the client
+// does not read; Receive is called by another one and returns io.EOF when the client has half-closed. All of them return an
+// error when the stream has ended.
 type MemberStream interface {
-	// SendDelivery sends an event in the view and within the limit, and returns how many bytes that took.
-	SendDelivery(d *GroupDelivery, view pb.EventView, limit int) (int, error)
+	// Add makes an event part of the next message, in the view, and returns how many bytes it takes. When the message has no
+	// room for it within the limit, what was added before is sent first.
+	Add(d *GroupDelivery, view pb.EventView, limit int) (int, error)
+	// Flush sends what was added as one message; nothing when that is nothing.
+	Flush() error
+	// Send sends a message that is no event; nothing may wait for Flush.
 	Send(m *pb.ConsumeResponse) error
 	Receive() (*pb.ConsumeRequest, error)
 }

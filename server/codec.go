@@ -60,10 +60,14 @@ func share(head []byte, parts [][]byte, size int) *bridge.Made {
 
 // newBatch returns the SubscribeResponse of several events, of size bytes together.
 func newBatch(cursor bridge.Cursor, events []*frame, size int) *frame {
-	head := appendHead(make([]byte, 0, responseOverhead), cursor, 9, size)
-	f := &frame{size: len(head) + size, parts: make(mem.BufferSlice, 0, 1+len(frame{}.room)*len(events))}
+	return joinFrames(appendHead(make([]byte, 0, responseOverhead), cursor, 9, size), events, size)
+}
+
+// joinFrames returns a frame of others, of size bytes together, with a head.
+func joinFrames(head []byte, frames []*frame, size int) *frame {
+	f := &frame{size: len(head) + size, parts: make(mem.BufferSlice, 0, 1+len(frame{}.room)*len(frames))}
 	f.parts = append(f.parts, mem.SliceBuffer(head))
-	for _, e := range events {
+	for _, e := range frames {
 		f.parts = append(f.parts, e.parts...)
 	}
 	return f

@@ -44,7 +44,7 @@ func (s *service) Consume(stream grpc.BidiStreamingServer[pb.ConsumeRequest, pb.
 		return err
 	}
 	r.Peer = peerOf(ctx)
-	return groups.Consume(ctx, r, memberStream{stream})
+	return groups.Consume(ctx, r, &memberStream{stream: stream})
 }
 
 // joinRequest checks a request and fills in the defaults.
@@ -78,26 +78,70 @@ func joinRequest(req *pb.Join) (r bridge.JoinRequest, err error) {
 		}
 		r.MaxMessageBytes = int(n)
 	}
+	if n := req.GetMaxBatchEvents(); n < 0 || n > maxBatchEvents {
+		return r, bridge.InvalidField("join.max_batch_events", fmt.Sprintf("must be 0 to %d; leave it out to get each event in a message of its own", maxBatchEvents))
+	}
+	r.MaxBatchEvents = max(int(req.GetMaxBatchEvents()), 1)
 	return r, nil
 }
 
 // memberStream is a member's connection. It implements bridge.MemberStream.
 type memberStream struct {
 	stream grpc.BidiStreamingServer[pb.ConsumeRequest, pb.ConsumeResponse]
+	// added are the deliveries of the next message, of size bytes together.
+	added []*frame
+	size  int
 }
 
-func (m memberStream) Send(msg *pb.ConsumeResponse) error { return m.stream.SendMsg(msg) }
+// Send implements bridge.MemberStream.
+func (m *memberStream) Send(msg *pb.ConsumeResponse) error { return m.stream.SendMsg(msg) }
 
-func (m memberStream) Receive() (*pb.ConsumeRequest, error) { return m.stream.Recv() }
+// Receive implements bridge.MemberStream.
+func (m *memberStream) Receive() (*pb.ConsumeRequest, error) { return m.stream.Recv() }
 
-func (m memberStream) SendDelivery(d *bridge.GroupDelivery, view pb.EventView, limit int) (int, error) {
-	f := deliveryFrame(d, view, limit)
-	return f.size, m.stream.SendMsg(f)
+// Add implements bridge.MemberStream.
+func (m *memberStream) Add(d *bridge.GroupDelivery, view pb.EventView, limit int) (int, error) {
+	f := newDelivery(d, view, limit)
+	if len(m.added) > 0 && m.size+f.size > min(limit, batchBytes)-deliveryOverhead {
+		if err := m.Flush(); err != nil {
+			return 0, err
+		}
+	}
+	m.added, m.size = append(m.added, f), m.size+f.size
+	return f.size, nil
 }
 
-// deliveryFrame returns the ConsumeResponse of a delivery, around the event's shared bytes. It writes the fields itself, in
-// their order: a test holds it to the message.
-func deliveryFrame(d *bridge.GroupDelivery, view pb.EventView, limit int) *frame {
+// Flush implements bridge.MemberStream.
+func (m *memberStream) Flush() error {
+	var f *frame
+	switch len(m.added) {
+	case 0:
+		return nil
+	case 1:
+		f = m.added[0]
+	default:
+		head := protowire.AppendTag(make([]byte, 0, 2*maxVarint), 8, protowire.BytesType)
+		f = joinFrames(protowire.AppendVarint(head, uint64(m.size)), m.added, m.size)
+		for _, d := range m.added {
+			d.bytes[0][0] = batchedTag
+		}
+	}
+	clear(m.added)
+	m.added, m.size = m.added[:0], 0
+	return m.stream.SendMsg(f)
+}
+
+const (
+	// singleTag and batchedTag stand before a delivery in a ConsumeResponse and in a GroupDeliveryBatch.
+	singleTag  = 2<<3 | byte(protowire.BytesType)
+	batchedTag = 1<<3 | byte(protowire.BytesType)
+	maxVarint  = 10
+)
+
+// newDelivery returns the ConsumeResponse of a delivery, around the event's shared bytes. It writes the fields itself, in
+// their order: a test holds it to the message. With batchedTag as the first byte, which is nobody else's, it is an element
+// of a GroupDeliveryBatch.
+func newDelivery(d *bridge.GroupDelivery, view pb.EventView, limit int) *frame {
 	var partsArray [4][]byte
 	parts, size := eventParts(partsArray[:0], d.Event, view, limit-deliveryOverhead)
 	var timeArray [24]byte
@@ -120,7 +164,7 @@ func deliveryFrame(d *bridge.GroupDelivery, view pb.EventView, limit int) *frame
 	head = protowire.AppendBytes(protowire.AppendTag(head, 4, protowire.BytesType), t)
 	head = protowire.AppendVarint(protowire.AppendTag(head, 5, protowire.BytesType), uint64(size))
 	var outerArray [16]byte
-	outer := protowire.AppendTag(outerArray[:0], 2, protowire.BytesType)
+	outer := append(outerArray[:0], singleTag)
 	outer = protowire.AppendVarint(outer, uint64(len(head)+size))
 	f := &frame{}
 	f.assemble(outer, head, parts, size)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,7 +18,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/spotbridge/spotbridge/bridge/eventlog"
 	pb "github.com/spotbridge/spotbridge/gen/go/spotbridge/v1"
@@ -29,11 +30,13 @@ const (
 	groupWindow = 1000
 	// ackBatch is how many acks the client sends at once, when there are so many.
 	ackBatch = 64
+	// batchEvents is how many events a member takes in one message, where it asks for batches.
+	batchEvents = 100
 )
 
 // groups: acknowledged events per second of a consumer group with one and four members, beside a bare JetStream durable pull
-// consumer of the same log with as many workers. Both read a backlog, and both acknowledge every event. The baseline is in
-// this process, which a member never is; beside it stands the same one with a TCP connection for each worker, as a member has.
+// consumer of the same log with as many workers. Both read a backlog, and both acknowledge every event. The baseline has a TCP
+// connection for each worker, as a member has; beside it stands the same one in this process, which a member never is.
 func (b *bench) groups(ctx context.Context) error {
 	for _, q := range []struct{ size, events int }{{1 << 10, 60_000}, {20 << 10, 20_000}} {
 		if err := b.groupsOf(ctx, q.size, q.events); err != nil {
@@ -68,25 +71,31 @@ func (b *bench) groupsOf(ctx context.Context, size, events int) error {
 	defer base.stop()
 	round := 0
 	for _, members := range []int{1, 4} {
-		for _, view := range []pb.EventView{pb.EventView_EVENT_VIEW_RAW, pb.EventView_EVENT_VIEW_ENVELOPE} {
-			viaGroup := func() (sample, error) {
+		viaGroup := func(view pb.EventView, batch int) func() (sample, error) {
+			return func() (sample, error) {
 				round++
-				return timeGroup(ctx, br, fmt.Sprintf("bench-%d", round), members, view, events)
+				return timeGroup(ctx, br, fmt.Sprintf("bench-%d", round), members, batch, view, events)
 			}
-			bare := func(overTCP bool) func() (sample, error) {
-				return func() (sample, error) {
-					round++
-					return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members, events, overTCP)
-				}
+		}
+		bare := func(overTCP bool) func() (sample, error) {
+			return func() (sample, error) {
+				round++
+				return timeConsumer(ctx, base, fmt.Sprintf("bench-%d", round), members, events, overTCP)
 			}
-			what, goal := fmt.Sprintf("group, %s, %d members, %s", name, members, view.String()[len("EVENT_VIEW_"):]), "-"
-			if view == pb.EventView_EVENT_VIEW_RAW {
-				goal = ">= 0.6"
-				if err := b.ratio(what+" (pull consumer over TCP)", viaGroup, bare(true), goal); err != nil {
-					return err
-				}
-			}
-			if err := b.ratio(what+" (pull consumer in process)", viaGroup, bare(false), goal); err != nil {
+		}
+		const raw, envelope = pb.EventView_EVENT_VIEW_RAW, pb.EventView_EVENT_VIEW_ENVELOPE
+		for _, q := range []struct {
+			what             string
+			bridge, baseline func() (sample, error)
+			goal             string
+		}{
+			{"RAW (pull consumer over TCP)", viaGroup(raw, 0), bare(true), ">= 0.6"},
+			{fmt.Sprintf("RAW, up to %d in a message (over TCP)", batchEvents), viaGroup(raw, batchEvents), bare(true), ">= 0.6"},
+			{"RAW (pull consumer in process)", viaGroup(raw, 0), bare(false), ">= 0.6"},
+			{fmt.Sprintf("RAW, up to %d in a message (in process)", batchEvents), viaGroup(raw, batchEvents), bare(false), ">= 0.6"},
+			{"ENVELOPE (in process)", viaGroup(envelope, 0), bare(false), "-"},
+		} {
+			if err := b.ratio(fmt.Sprintf("group, %s, %d members, %s", name, members, q.what), q.bridge, q.baseline, q.goal); err != nil {
 				return err
 			}
 		}
@@ -137,7 +146,7 @@ func makeLog(ctx context.Context, dir string, body []byte, events int) error {
 }
 
 // timeGroup has a new group read everything.
-func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int, view pb.EventView, events int) (sample, error) {
+func timeGroup(ctx context.Context, br *bridgeProcess, group string, members, batch int, view pb.EventView, events int) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	service := pb.NewConsumerGroupServiceClient(br.conn)
@@ -151,7 +160,7 @@ func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int
 	begin, used := time.Now(), cpu()
 	for range members {
 		go func() {
-			errs <- consumeAll(ctx, br.GRPCAddr(), group, view, func(n int) {
+			errs <- consumeAll(ctx, br.GRPCAddr(), group, view, batch, func(n int) {
 				if acked.Add(int64(n)) >= int64(events) {
 					once.Do(func() { close(done) })
 				}
@@ -169,33 +178,61 @@ func timeGroup(ctx context.Context, br *bridgeProcess, group string, members int
 	return sample{rate: float64(events) / took.Seconds(), cpuPer: spent / time.Duration(events)}, err
 }
 
-// delivery is a message to a member of which only the delivery id is read.
-type delivery struct {
-	id      string
+// deliveries is a message to a member of which only the delivery ids are read.
+type deliveries struct {
+	ids     []string
 	refused bool
 }
 
-func (d *delivery) read(data mem.BufferSlice) error {
-	var array [512]byte // what stands before the event
-	b := array[:data.CopyTo(array[:])]
-	num, _, n := protowire.ConsumeTag(b)
-	switch d.refused = num == 4; num {
-	case 2:
-		if _, m := protowire.ConsumeVarint(b[n:]); m > 0 {
-			if num, _, k := protowire.ConsumeTag(b[n+m:]); num == 1 {
-				id, _ := protowire.ConsumeString(b[n+m+k:])
-				d.id = id
-				return nil
-			}
+// read passes over what is in the events.
+func (d *deliveries) read(data mem.BufferSlice) error {
+	d.ids, d.refused = nil, false
+	in := data.Reader()
+	defer func() { _ = in.Close() }()
+	delivery := uint64(2) // number of the field
+	for in.Remaining() > 0 {
+		tag, err := binary.ReadUvarint(in)
+		if err != nil {
+			return err
 		}
-		return errors.New("a delivery without its id in front")
+		n, err := binary.ReadUvarint(in) // all fields of the response, and all of a batch, have lengths
+		if err != nil {
+			return err
+		}
+		switch tag >> 3 {
+		case delivery:
+			end := in.Remaining() - int(n)
+			if tag, err = binary.ReadUvarint(in); err != nil {
+				return err
+			}
+			size, err := binary.ReadUvarint(in)
+			if err != nil {
+				return err
+			}
+			if tag>>3 != 1 || int(size) > in.Remaining() {
+				return errors.New("a delivery without its id in front")
+			}
+			id := make([]byte, size)
+			if _, err := io.ReadFull(in, id); err != nil {
+				return err
+			}
+			d.ids, n = append(d.ids, string(id)), uint64(in.Remaining()-end)
+		case 4:
+			d.refused = true
+		case 8:
+			delivery = 1 // of the batch, which is the only field: go on inside
+			continue
+		}
+		if _, err := in.Discard(int(n)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // consumeAll is one member. Its acks are sent and not waited for, and what it acknowledges is not decoded, like the
 // baseline's.
-func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acked func(int), done <-chan struct{}) error {
+func consumeAll(ctx context.Context, addr, group string, view pb.EventView, batch int, acked func(int), done <-chan struct{}) error {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
@@ -207,7 +244,7 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 	if err != nil {
 		return err
 	}
-	join := &pb.Join{Group: group, View: view, Credit: &pb.Credit{Events: groupWindow}, AutoCredit: true}
+	join := &pb.Join{Group: group, View: view, Credit: &pb.Credit{Events: groupWindow}, AutoCredit: true, MaxBatchEvents: int32(batch)}
 	if err := stream.SendMsg(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Join{Join: join}}); err != nil {
 		return err
 	}
@@ -215,7 +252,7 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 	received := make(chan error, 1)
 	go func() {
 		for {
-			var m delivery
+			var m deliveries
 			if err := stream.RecvMsg(&m); err != nil {
 				close(ids)
 				received <- err
@@ -225,8 +262,8 @@ func consumeAll(ctx context.Context, addr, group string, view pb.EventView, acke
 				received <- errors.New("an ack was refused")
 				return
 			}
-			if m.id != "" {
-				ids <- m.id
+			for _, id := range m.ids {
+				ids <- id
 			}
 		}
 	}()

@@ -79,7 +79,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch r := v.(type) {
 	case *received:
 		return r.read(data)
-	case *delivery:
+	case *deliveries:
 		return r.read(data)
 	}
 	return nil

@@ -47,6 +47,7 @@ type member struct {
 	redrive uint64
 	polled  time.Time
 	spoken  time.Time
+	unsent  int // events that wait for flush
 }
 
 func (m *member) wakeUp() {

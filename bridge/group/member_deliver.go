@@ -43,7 +43,7 @@ func (m *member) deliver(ctx context.Context) error {
 	if err := m.send(&pb.ConsumeResponse{Content: &pb.ConsumeResponse_Joined{Joined: &pb.Joined{
 		MemberId: fmt.Sprint(m.id), Group: describe(rec), View: view, MaxMessageBytes: int32(m.req.MaxMessageBytes),
 		HeartbeatInterval: durationpb.New(m.req.HeartbeatInterval), MaxInFlightEvents: maxMemberEvents, MaxInFlightBytes: maxMemberBytes,
-		ServerTime: timestamppb.Now(),
+		ServerTime: timestamppb.Now(), MaxBatchEvents: int32(m.req.MaxBatchEvents),
 	}}}); err != nil {
 		return err
 	}

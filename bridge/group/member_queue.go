@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spotbridge/spotbridge/bridge"
@@ -60,6 +61,9 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 	for len(m.queue) > 0 {
 		w := &m.queue[0]
 		if !w.known {
+			if err := m.flush(); err != nil {
+				return sent, false, err
+			}
 			if err := g.load.load(ctx, rec, m.queue[:min(len(m.queue), max(events, 1), takeAtOnce)], bridge.ViewNeedsBody(view)); err != nil {
 				return sent, false, err
 			}
@@ -71,7 +75,7 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 		l, verdict := m.lease(rec, w, now)
 		switch verdict {
 		case noRoom:
-			return sent, false, nil
+			return sent, false, m.flush()
 		case void:
 			m.pop()
 			continue
@@ -79,6 +83,11 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 			t, f := w.Taken, w.found
 			m.pop()
 			sent = true
+			if !f.refused { // a dead letter is waited for
+				if err := m.flush(); err != nil {
+					return sent, false, err
+				}
+			}
 			if err := g.dispose(ctx, rec, t, f); err != nil {
 				return sent, false, err
 			}
@@ -88,7 +97,7 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 		m.pop()
 		if late { // the queue's deadline must not come before the lease's
 			if err := g.s.cfg.Store.Extend(ctx, rec, l.taken.Receipt); err != nil {
-				return sent, false, err
+				return sent, false, errors.Join(err, m.flush())
 			}
 		}
 		if err := m.sendEvent(l, e, view); err != nil {
@@ -97,7 +106,7 @@ func (m *member) sendQueue(ctx context.Context, rec *bridge.GroupRecord, view pb
 		sent = true
 		events--
 	}
-	return sent, false, nil
+	return sent, false, m.flush()
 }
 
 // What becomes of an entry that was taken.
@@ -153,22 +162,37 @@ func (m *member) waitingTaken() []bridge.Taken {
 	return ts
 }
 
-// sendEvent sends a leased event.
+// sendEvent sends a leased event, or makes it part of the message that flush sends.
 func (m *member) sendEvent(l *lease, e *bridge.Encoded, view pb.EventView) error {
 	g := m.g
 	m.due = soonest(m.due, l.deadline)
 	d := bridge.GroupDelivery{ID: l.id, Attempt: l.attempt, Redriven: l.taken.Redriven, Deadline: l.deadline, Event: e}
 	m.sending.Store(time.Now().UnixNano())
-	size, err := m.stream.SendDelivery(&d, view, m.req.MaxMessageBytes)
+	size, err := m.stream.Add(&d, view, m.req.MaxMessageBytes)
 	m.sending.Store(0)
 	if err != nil {
 		return err
 	}
-	m.spoken = time.Now()
 	g.charge(m, l, int64(size))
 	m.average += (float64(size) - m.average) / 16
 	g.m.count(l.attempt)
+	if m.unsent++; m.unsent >= m.req.MaxBatchEvents {
+		return m.flush()
+	}
 	return nil
+}
+
+// flush sends the events that wait for others.
+func (m *member) flush() error {
+	if m.unsent == 0 {
+		return nil
+	}
+	m.unsent = 0
+	m.sending.Store(time.Now().UnixNano())
+	err := m.stream.Flush()
+	m.sending.Store(0)
+	m.spoken = time.Now()
+	return err
 }
 
 // dispose settles what is not delivered: the filter refuses it, or it was delivered too often.

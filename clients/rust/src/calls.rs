@@ -43,6 +43,7 @@ pub async fn join(
         view: EventView::Typed.into(),
         max_message_bytes: 0,
         heartbeat_interval: settings.heartbeat.try_into().ok(),
+        max_batch_events: WINDOW.into(), // what comes together is one transaction
     };
     // Each event is answered once and the window bounds events, so a full queue means that the bridge does not read.
     let (queue, requests) = mpsc::channel(2 * usize::from(WINDOW));

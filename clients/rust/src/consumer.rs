@@ -1,5 +1,6 @@
 //! A member of a consumer group that books the events it is given.
 
+use std::iter::once;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -49,6 +50,13 @@ pub struct Consumer {
 enum End {
     Goodbye { retry_after: Duration },
     Broken(String),
+}
+
+/// An event in hand.
+struct Delivery {
+    id: String,
+    attempt: i32,
+    event: Event,
 }
 
 /// Why an event was not booked.
@@ -145,8 +153,12 @@ impl Consumer {
                     eprintln!("expense-feed: joined {} as {}", self.settings.group, joined.member_id);
                 }
                 Some(Hear::Delivery(delivery)) => {
-                    let answer = self.handle(&channel, delivery).await?;
-                    if !say(&queue, answer) {
+                    if !self.handle(&channel, &queue, vec![delivery]).await? {
+                        return Ok(End::Broken("the bridge does not read".into()));
+                    }
+                }
+                Some(Hear::Deliveries(batch)) => {
+                    if !self.handle(&channel, &queue, batch.deliveries).await? {
                         return Ok(End::Broken("the bridge does not read".into()));
                     }
                 }
@@ -169,37 +181,88 @@ impl Consumer {
         }
     }
 
-    /// Books an event and says what to answer. The entry is on disk before there is an ack.
-    async fn handle(&mut self, channel: &Channel, delivery: GroupDelivery) -> Result<Say, Refusal> {
-        let event = delivery.event.unwrap_or_default();
-        let delivery_ids = vec![delivery.delivery_id];
-        let (action, reason) = match self.book(channel, &event).await {
-            Ok(()) => return Ok(Say::Ack(Ack { delivery_ids, confirm: true })),
-            Err(Trouble::Retry(reason)) => (NackAction::Retry, reason),
-            Err(Trouble::Park(reason)) => (NackAction::Park, reason),
-            Err(Trouble::Stop(refusal)) => return Err(refusal),
-        };
-        eprintln!("expense-feed: {} attempt {}: {reason}", event.id, delivery.attempt);
-        Ok(Say::Nack(Nack { delivery_ids, action: action.into(), retry_after: None, reason }))
+    /// Books events and answers; false when the bridge does not read the answers. What came together is one transaction;
+    /// those whose bodies are to be read come afterwards, each by itself: nothing waits for them.
+    async fn handle(
+        &mut self,
+        channel: &Channel,
+        queue: &mpsc::Sender<ConsumeRequest>,
+        deliveries: Vec<GroupDelivery>,
+    ) -> Result<bool, Refusal> {
+        let (large, small): (Vec<_>, _) =
+            deliveries.into_iter().partition(|d| d.event.as_ref().is_some_and(|event| event.omitted.is_some()));
+        for part in once(small).chain(large.into_iter().map(|d| vec![d])) {
+            let answers = self.book(channel, part).await?;
+            if !answers.into_iter().all(|answer| say(queue, answer)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    async fn book(&mut self, channel: &Channel, event: &Event) -> Result<(), Trouble> {
+    /// Books events in one transaction and says what to answer. The entries are on disk before there is an ack.
+    async fn book(&mut self, channel: &Channel, deliveries: Vec<GroupDelivery>) -> Result<Vec<Say>, Refusal> {
+        let (mut done, mut answers, mut bookings) = (Vec::new(), Vec::new(), Vec::new());
+        for GroupDelivery { delivery_id, attempt, event, .. } in deliveries {
+            let d = Delivery { id: delivery_id, attempt, event: event.unwrap_or_default() };
+            match self.booking(channel, &d.event).await {
+                Ok(None) => done.push(d.id),
+                Ok(Some(booking)) => bookings.push((d, booking)),
+                Err(trouble) => answers.push(nack(d, trouble)?),
+            }
+        }
+        // One that the database refuses must not take the others with it.
+        let together = if bookings.is_empty() {
+            Ok(0)
+        } else {
+            block_in_place(|| self.store.book(bookings.iter().map(|(d, booking)| (&d.event, booking))))
+        };
+        for (d, booking) in bookings {
+            let booked = match &together {
+                Ok(_) => Ok(0),
+                Err(_) => block_in_place(|| self.store.book([(&d.event, &booking)])),
+            };
+            match booked {
+                Ok(_) => done.push(d.id),
+                Err(e) => answers.push(nack(d, database(&e))?),
+            }
+        }
+        if !done.is_empty() {
+            answers.push(Say::Ack(Ack { delivery_ids: done, confirm: true }));
+        }
+        Ok(answers)
+    }
+
+    /// What there is to book of an event; none when it was processed before.
+    async fn booking(&mut self, channel: &Channel, event: &Event) -> Result<Option<Booking>, Trouble> {
         if event.id.is_empty() {
             return Err(Trouble::Park("it has no id to remember it by".into()));
         }
-        let database = |e| Trouble::Retry(format!("the database failed: {e}"));
         // First, so that no body is read for an event that was processed before.
-        if block_in_place(|| self.store.has(&event.id)).map_err(database)? {
-            return Ok(());
+        if block_in_place(|| self.store.has(&event.id)).map_err(|e| database(&e))? {
+            return Ok(None);
         }
-        let booking = match &event.payload {
+        Ok(Some(match &event.payload {
             Some(Payload::PnrV3(pnr)) => Booking::from(&**pnr),
             None if event.omitted.is_some() && counts(event) => Booking::from_body(&body(channel, &event.id).await?),
             _ => Booking::default(),
-        };
-        block_in_place(|| self.store.book(event, &booking)).map_err(database)?;
-        Ok(())
+        }))
     }
+}
+
+fn database(e: &rusqlite::Error) -> Trouble {
+    Trouble::Retry(format!("the database failed: {e}"))
+}
+
+/// The answer for an event that was not booked.
+fn nack(d: Delivery, trouble: Trouble) -> Result<Say, Refusal> {
+    let (action, reason) = match trouble {
+        Trouble::Retry(reason) => (NackAction::Retry, reason),
+        Trouble::Park(reason) => (NackAction::Park, reason),
+        Trouble::Stop(refusal) => return Err(refusal),
+    };
+    eprintln!("expense-feed: {} attempt {}: {reason}", d.event.id, d.attempt);
+    Ok(Say::Nack(Nack { delivery_ids: vec![d.id], action: action.into(), retry_after: None, reason }))
 }
 
 /// Queues a message; false when the queue is full. That a stream has ended is heard on the other side.

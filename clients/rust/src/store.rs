@@ -59,16 +59,21 @@ impl Store {
         self.0.prepare_cached("SELECT 1 FROM processed WHERE event_id = ?1")?.exists([event_id])
     }
 
-    /// Books an event in one transaction, and says whether it was new.
+    /// Books events in one transaction, and says how many of them were new.
     ///
     /// # Errors
     /// The database fails; nothing was changed then.
-    pub fn book(&mut self, event: &Event, booking: &Booking) -> Result<bool> {
+    pub fn book<'a>(&mut self, events: impl IntoIterator<Item = (&'a Event, &'a Booking)>) -> Result<usize> {
         let tx = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if tx.execute("INSERT OR IGNORE INTO processed VALUES (?1)", [&event.id])? == 0 {
-            return Ok(false);
-        }
-        if counts(event) {
+        let mut new = 0;
+        for (event, booking) in events {
+            if tx.prepare_cached("INSERT OR IGNORE INTO processed VALUES (?1)")?.execute([&event.id])? == 0 {
+                continue;
+            }
+            new += 1;
+            if !counts(event) {
+                continue;
+            }
             for number in touched(event) {
                 let row = tx
                     .prepare_cached("SELECT * FROM expenses WHERE ticket_number = ?1")?
@@ -80,7 +85,7 @@ impl Store {
             }
         }
         tx.commit()?;
-        Ok(true)
+        Ok(new)
     }
 
     /// All expenses, by ticket number.

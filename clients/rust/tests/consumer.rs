@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bridge::{Bridge, PATIENCE, event, status};
 use expense_feed::proto::spotbridge::v1::{
-    ConsumeResponse, EventView, Goodbye, GroupDelivery, GroupHeartbeat, Lost, NackAction, Omitted, Refused, Settled,
-    consume_request::Content as Say, consume_response::Content as Hear,
+    ConsumeResponse, Event, EventView, Goodbye, GroupDelivery, GroupHeartbeat, Lost, NackAction, Omitted, Refused,
+    Settled, consume_request::Content as Say, consume_response::Content as Hear,
 };
 use expense_feed::status::Refusal;
 use expense_feed::{Consumer, Settings, Store};
@@ -117,6 +117,48 @@ async fn what_the_database_refuses_is_asked_for_again() {
     member.deliver("d2", event("a", "BOOKING_TICKETED", 1, "1")).await;
     member.hear_ack("d2").await;
     assert_eq!(feed.store().expenses().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_together_is_booked_and_acknowledged_together() {
+    let mut feed = Feed::start().await;
+    let mut member = feed.bridge.joined().await;
+    assert!(member.join.max_batch_events > 1);
+    let ticketed = |id: &str| event(id, "BOOKING_TICKETED", 1, id);
+    member.deliver("d0", ticketed("a")).await;
+    member.hear_ack("d0").await;
+    member
+        .deliver_all(&[("d1", ticketed("a")), ("d2", ticketed("b")), ("d3", ticketed("c")), ("d4", ticketed("b"))])
+        .await;
+    member.hear_acks(&["d1", "d2", "d3", "d4"]).await;
+    assert_eq!(feed.store().processed().unwrap(), ["a", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_fails_takes_none_of_its_neighbours_with_it() {
+    let mut feed = Feed::start().await;
+    let mut member = feed.bridge.joined().await;
+    feed.sql(
+        "CREATE TRIGGER bad BEFORE INSERT ON processed WHEN NEW.event_id = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    let ticketed = |id: &str| event(id, "BOOKING_TICKETED", 1, id);
+    let large = Event { omitted: Some(Omitted::default()), payload: None, ..ticketed("large") };
+    feed.bridge.set_body("large", Err(status(Code::Unavailable, "HISTORY_UNAVAILABLE", &[])));
+    let nameless = Event::default();
+    member
+        .deliver_all(&[
+            ("d1", large),
+            ("d2", ticketed("a")),
+            ("d3", ticketed("bad")),
+            ("d4", nameless),
+            ("d5", ticketed("b")),
+        ])
+        .await;
+    member.hear_nack("d4", NackAction::Park).await;
+    member.hear_nack("d3", NackAction::Retry).await;
+    member.hear_acks(&["d2", "d5"]).await;
+    member.hear_nack("d1", NackAction::Retry).await; // nothing waits for its body
+    assert_eq!(feed.store().processed().unwrap(), ["a", "b"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,14 +104,13 @@ impl Member {
     }
 
     pub async fn deliver(&self, delivery_id: &str, event: Event) {
-        let delivery_id = delivery_id.into();
-        self.say(Hear::Delivery(GroupDelivery {
-            delivery_id,
-            attempt: 1,
-            event: Some(event),
-            ..GroupDelivery::default()
-        }))
-        .await;
+        self.say(Hear::Delivery(delivery(delivery_id, event))).await;
+    }
+
+    /// Delivers events in one message.
+    pub async fn deliver_all(&self, events: &[(&str, Event)]) {
+        let deliveries = events.iter().map(|(id, event)| delivery(id, event.clone())).collect();
+        self.say(Hear::Deliveries(GroupDeliveryBatch { deliveries })).await;
     }
 
     /// What the client says next; none when it has left or broken off.
@@ -122,8 +121,21 @@ impl Member {
 
     /// Expects an ack of exactly this delivery.
     pub async fn hear_ack(&mut self, delivery_id: &str) {
-        let want = Say::Ack(Ack { delivery_ids: vec![delivery_id.into()], confirm: true });
-        assert_eq!(self.hear().await, Some(want));
+        self.hear_acks(&[delivery_id]).await;
+    }
+
+    /// Expects one ack of exactly these deliveries.
+    pub async fn hear_acks(&mut self, delivery_ids: &[&str]) {
+        match self.hear().await {
+            Some(Say::Ack(mut ack)) => {
+                ack.delivery_ids.sort();
+                assert_eq!(
+                    (ack.delivery_ids, ack.confirm),
+                    (delivery_ids.iter().map(ToString::to_string).collect(), true)
+                );
+            }
+            other => panic!("{other:?} is no ack of {delivery_ids:?}"),
+        }
     }
 
     /// Expects a nack of exactly this delivery, and returns its reason.
@@ -133,6 +145,10 @@ impl Member {
             other => panic!("{other:?} is no nack {action:?} of {delivery_id}"),
         }
     }
+}
+
+fn delivery(delivery_id: &str, event: Event) -> GroupDelivery {
+    GroupDelivery { delivery_id: delivery_id.into(), attempt: 1, event: Some(event), ..GroupDelivery::default() }
 }
 
 /// A status as the bridge gives it.

@@ -1651,8 +1651,12 @@ type Join struct {
 	MaxMessageBytes int32 `protobuf:"varint,6,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
 	// Time between messages on an idle stream, 5 s to 60 s, default 15 s; jittered by 10 %.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,7,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Largest number of events in one message, 0 to 1,000; 0 and 1 = each event is a message of its own. With more, events
+	// that are ready at the same moment come together as deliveries, each with its own id and deadline. Nothing is waited
+	// for, and a single event comes as delivery. For members that handle many events at once: they get them with less work.
+	MaxBatchEvents int32 `protobuf:"varint,8,opt,name=max_batch_events,json=maxBatchEvents,proto3" json:"max_batch_events,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Join) Reset() {
@@ -1732,6 +1736,13 @@ func (x *Join) GetHeartbeatInterval() *durationpb.Duration {
 		return x.HeartbeatInterval
 	}
 	return nil
+}
+
+func (x *Join) GetMaxBatchEvents() int32 {
+	if x != nil {
+		return x.MaxBatchEvents
+	}
+	return 0
 }
 
 // Credit lets the server send. Credits add up to what the member has; an event costs one of events and its size of bytes.
@@ -1980,6 +1991,7 @@ type ConsumeResponse struct {
 	//	*ConsumeResponse_Heartbeat
 	//	*ConsumeResponse_Lost
 	//	*ConsumeResponse_Goodbye
+	//	*ConsumeResponse_Deliveries
 	Content       isConsumeResponse_Content `protobuf_oneof:"content"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2085,6 +2097,15 @@ func (x *ConsumeResponse) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *ConsumeResponse) GetDeliveries() *GroupDeliveryBatch {
+	if x != nil {
+		if x, ok := x.Content.(*ConsumeResponse_Deliveries); ok {
+			return x.Deliveries
+		}
+	}
+	return nil
+}
+
 type isConsumeResponse_Content interface {
 	isConsumeResponse_Content()
 }
@@ -2124,6 +2145,11 @@ type ConsumeResponse_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,7,opt,name=goodbye,proto3,oneof"`
 }
 
+type ConsumeResponse_Deliveries struct {
+	// Several events; only when max_batch_events allows it.
+	Deliveries *GroupDeliveryBatch `protobuf:"bytes,8,opt,name=deliveries,proto3,oneof"`
+}
+
 func (*ConsumeResponse_Joined) isConsumeResponse_Content() {}
 
 func (*ConsumeResponse_Delivery) isConsumeResponse_Content() {}
@@ -2137,6 +2163,55 @@ func (*ConsumeResponse_Heartbeat) isConsumeResponse_Content() {}
 func (*ConsumeResponse_Lost) isConsumeResponse_Content() {}
 
 func (*ConsumeResponse_Goodbye) isConsumeResponse_Content() {}
+
+func (*ConsumeResponse_Deliveries) isConsumeResponse_Content() {}
+
+// GroupDeliveryBatch is two or more events that were ready at the same moment.
+type GroupDeliveryBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they would have come one by one. Each is settled by its own delivery id, at any time and in any
+	// order.
+	Deliveries    []*GroupDelivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDeliveryBatch) Reset() {
+	*x = GroupDeliveryBatch{}
+	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDeliveryBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDeliveryBatch) ProtoMessage() {}
+
+func (x *GroupDeliveryBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDeliveryBatch.ProtoReflect.Descriptor instead.
+func (*GroupDeliveryBatch) Descriptor() ([]byte, []int) {
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GroupDeliveryBatch) GetDeliveries() []*GroupDelivery {
+	if x != nil {
+		return x.Deliveries
+	}
+	return nil
+}
 
 // Joined repeats the request as the server understood it.
 type Joined struct {
@@ -2156,14 +2231,16 @@ type Joined struct {
 	// Most bytes that the member may hold; one event may go beyond it.
 	MaxInFlightBytes int64 `protobuf:"varint,7,opt,name=max_in_flight_bytes,json=maxInFlightBytes,proto3" json:"max_in_flight_bytes,omitempty"`
 	// The server's clock.
-	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	// The largest number of events in one message. 0 = the server knows no batches.
+	MaxBatchEvents int32 `protobuf:"varint,9,opt,name=max_batch_events,json=maxBatchEvents,proto3" json:"max_batch_events,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Joined) Reset() {
 	*x = Joined{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2252,7 @@ func (x *Joined) String() string {
 func (*Joined) ProtoMessage() {}
 
 func (x *Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[27]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2265,7 @@ func (x *Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Joined.ProtoReflect.Descriptor instead.
 func (*Joined) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{27}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Joined) GetMemberId() string {
@@ -2247,6 +2324,13 @@ func (x *Joined) GetServerTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Joined) GetMaxBatchEvents() int32 {
+	if x != nil {
+		return x.MaxBatchEvents
+	}
+	return 0
+}
+
 // GroupDelivery is one delivery of an event to a member.
 type GroupDelivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2266,7 +2350,7 @@ type GroupDelivery struct {
 
 func (x *GroupDelivery) Reset() {
 	*x = GroupDelivery{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2362,7 @@ func (x *GroupDelivery) String() string {
 func (*GroupDelivery) ProtoMessage() {}
 
 func (x *GroupDelivery) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[28]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2375,7 @@ func (x *GroupDelivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupDelivery.ProtoReflect.Descriptor instead.
 func (*GroupDelivery) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{28}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GroupDelivery) GetDeliveryId() string {
@@ -2340,7 +2424,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2436,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[29]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2449,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{29}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Settled) GetDeliveryIds() []string {
@@ -2392,7 +2476,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2488,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[30]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2501,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{30}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Refused) GetDeliveryId() string {
@@ -2465,7 +2549,7 @@ type GroupHeartbeat struct {
 
 func (x *GroupHeartbeat) Reset() {
 	*x = GroupHeartbeat{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2561,7 @@ func (x *GroupHeartbeat) String() string {
 func (*GroupHeartbeat) ProtoMessage() {}
 
 func (x *GroupHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[31]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2574,7 @@ func (x *GroupHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupHeartbeat.ProtoReflect.Descriptor instead.
 func (*GroupHeartbeat) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{31}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GroupHeartbeat) GetServerTime() *timestamppb.Timestamp {
@@ -2539,7 +2623,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2635,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[32]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2648,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{32}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Lost) GetFromSequence() uint64 {
@@ -2614,7 +2698,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2710,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[33]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2723,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{33}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PullRequest) GetGroup() string {
@@ -2692,7 +2776,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2788,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[34]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2801,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{34}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PullResponse) GetDeliveries() []*GroupDelivery {
@@ -2758,7 +2842,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2854,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[35]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2867,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{35}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AcknowledgeRequest) GetGroup() string {
@@ -2829,7 +2913,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +2925,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[36]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +2938,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{36}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AcknowledgeResponse) GetSettled() []string {
@@ -2893,7 +2977,7 @@ type Extended struct {
 
 func (x *Extended) Reset() {
 	*x = Extended{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +2989,7 @@ func (x *Extended) String() string {
 func (*Extended) ProtoMessage() {}
 
 func (x *Extended) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[37]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3002,7 @@ func (x *Extended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extended.ProtoReflect.Descriptor instead.
 func (*Extended) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{37}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Extended) GetDeliveryId() string {
@@ -2965,7 +3049,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3061,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[38]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3074,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{38}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -3064,7 +3148,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3160,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[39]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3173,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{39}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListDeadLettersRequest) GetGroup() string {
@@ -3147,7 +3231,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3243,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[40]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3256,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{40}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
@@ -3211,7 +3295,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3307,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[41]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3320,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{41}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RedriveDeadLettersRequest) GetGroup() string {
@@ -3298,7 +3382,7 @@ type RedriveDeadLettersResponse struct {
 
 func (x *RedriveDeadLettersResponse) Reset() {
 	*x = RedriveDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3394,7 @@ func (x *RedriveDeadLettersResponse) String() string {
 func (*RedriveDeadLettersResponse) ProtoMessage() {}
 
 func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[42]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3407,7 @@ func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{42}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RedriveDeadLettersResponse) GetMatched() int64 {
@@ -3377,7 +3461,7 @@ type DeleteDeadLettersRequest struct {
 
 func (x *DeleteDeadLettersRequest) Reset() {
 	*x = DeleteDeadLettersRequest{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3473,7 @@ func (x *DeleteDeadLettersRequest) String() string {
 func (*DeleteDeadLettersRequest) ProtoMessage() {}
 
 func (x *DeleteDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[43]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3486,7 @@ func (x *DeleteDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{43}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteDeadLettersRequest) GetGroup() string {
@@ -3469,7 +3553,7 @@ type DeleteDeadLettersResponse struct {
 
 func (x *DeleteDeadLettersResponse) Reset() {
 	*x = DeleteDeadLettersResponse{}
-	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3565,7 @@ func (x *DeleteDeadLettersResponse) String() string {
 func (*DeleteDeadLettersResponse) ProtoMessage() {}
 
 func (x *DeleteDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_spotbridge_v1_group_proto_msgTypes[44]
+	mi := &file_spotbridge_v1_group_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3578,7 @@ func (x *DeleteDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{44}
+	return file_spotbridge_v1_group_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteDeadLettersResponse) GetMatched() int64 {
@@ -3625,7 +3709,7 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\x06extend\x18\x05 \x01(\v2\x15.spotbridge.v1.ExtendH\x00R\x06extend\x12,\n" +
 	"\x05leave\x18\x06 \x01(\v2\x14.spotbridge.v1.LeaveH\x00R\x05leaveB\t\n" +
 	"\acontent\"\a\n" +
-	"\x05Leave\"\xb1\x02\n" +
+	"\x05Leave\"\xdb\x02\n" +
 	"\x04Join\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1f\n" +
 	"\vclient_name\x18\x02 \x01(\tR\n" +
@@ -3635,7 +3719,8 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"autoCredit\x12,\n" +
 	"\x04view\x18\x05 \x01(\x0e2\x18.spotbridge.v1.EventViewR\x04view\x12*\n" +
 	"\x11max_message_bytes\x18\x06 \x01(\x05R\x0fmaxMessageBytes\x12H\n" +
-	"\x12heartbeat_interval\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"6\n" +
+	"\x12heartbeat_interval\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12(\n" +
+	"\x10max_batch_events\x18\b \x01(\x05R\x0emaxBatchEvents\"6\n" +
 	"\x06Credit\x12\x16\n" +
 	"\x06events\x18\x01 \x01(\x03R\x06events\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"B\n" +
@@ -3649,7 +3734,7 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"retryAfter\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"+\n" +
 	"\x06Extend\x12!\n" +
-	"\fdelivery_ids\x18\x01 \x03(\tR\vdeliveryIds\"\x8f\x03\n" +
+	"\fdelivery_ids\x18\x01 \x03(\tR\vdeliveryIds\"\xd4\x03\n" +
 	"\x0fConsumeResponse\x12/\n" +
 	"\x06joined\x18\x01 \x01(\v2\x15.spotbridge.v1.JoinedH\x00R\x06joined\x12:\n" +
 	"\bdelivery\x18\x02 \x01(\v2\x1c.spotbridge.v1.GroupDeliveryH\x00R\bdelivery\x122\n" +
@@ -3657,8 +3742,15 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\arefused\x18\x04 \x01(\v2\x16.spotbridge.v1.RefusedH\x00R\arefused\x12=\n" +
 	"\theartbeat\x18\x05 \x01(\v2\x1d.spotbridge.v1.GroupHeartbeatH\x00R\theartbeat\x12)\n" +
 	"\x04lost\x18\x06 \x01(\v2\x13.spotbridge.v1.LostH\x00R\x04lost\x122\n" +
-	"\agoodbye\x18\a \x01(\v2\x16.spotbridge.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\acontent\"\x9a\x03\n" +
+	"\agoodbye\x18\a \x01(\v2\x16.spotbridge.v1.GoodbyeH\x00R\agoodbye\x12C\n" +
+	"\n" +
+	"deliveries\x18\b \x01(\v2!.spotbridge.v1.GroupDeliveryBatchH\x00R\n" +
+	"deliveriesB\t\n" +
+	"\acontent\"R\n" +
+	"\x12GroupDeliveryBatch\x12<\n" +
+	"\n" +
+	"deliveries\x18\x01 \x03(\v2\x1c.spotbridge.v1.GroupDeliveryR\n" +
+	"deliveries\"\xc4\x03\n" +
 	"\x06Joined\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x122\n" +
 	"\x05group\x18\x02 \x01(\v2\x1c.spotbridge.v1.ConsumerGroupR\x05group\x12,\n" +
@@ -3668,7 +3760,8 @@ const file_spotbridge_v1_group_proto_rawDesc = "" +
 	"\x14max_in_flight_events\x18\x06 \x01(\x05R\x11maxInFlightEvents\x12-\n" +
 	"\x13max_in_flight_bytes\x18\a \x01(\x03R\x10maxInFlightBytes\x12;\n" +
 	"\vserver_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"serverTime\"\xda\x01\n" +
+	"serverTime\x12(\n" +
+	"\x10max_batch_events\x18\t \x01(\x05R\x0emaxBatchEvents\"\xda\x01\n" +
 	"\rGroupDelivery\x12\x1f\n" +
 	"\vdelivery_id\x18\x01 \x01(\tR\n" +
 	"deliveryId\x12\x18\n" +
@@ -3810,7 +3903,7 @@ func file_spotbridge_v1_group_proto_rawDescGZIP() []byte {
 }
 
 var file_spotbridge_v1_group_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_spotbridge_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_spotbridge_v1_group_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_spotbridge_v1_group_proto_goTypes = []any{
 	(NackAction)(0),                     // 0: spotbridge.v1.NackAction
 	(DeadLetterCause)(0),                // 1: spotbridge.v1.DeadLetterCause
@@ -3841,62 +3934,63 @@ var file_spotbridge_v1_group_proto_goTypes = []any{
 	(*Nack)(nil),                        // 26: spotbridge.v1.Nack
 	(*Extend)(nil),                      // 27: spotbridge.v1.Extend
 	(*ConsumeResponse)(nil),             // 28: spotbridge.v1.ConsumeResponse
-	(*Joined)(nil),                      // 29: spotbridge.v1.Joined
-	(*GroupDelivery)(nil),               // 30: spotbridge.v1.GroupDelivery
-	(*Settled)(nil),                     // 31: spotbridge.v1.Settled
-	(*Refused)(nil),                     // 32: spotbridge.v1.Refused
-	(*GroupHeartbeat)(nil),              // 33: spotbridge.v1.GroupHeartbeat
-	(*Lost)(nil),                        // 34: spotbridge.v1.Lost
-	(*PullRequest)(nil),                 // 35: spotbridge.v1.PullRequest
-	(*PullResponse)(nil),                // 36: spotbridge.v1.PullResponse
-	(*AcknowledgeRequest)(nil),          // 37: spotbridge.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 38: spotbridge.v1.AcknowledgeResponse
-	(*Extended)(nil),                    // 39: spotbridge.v1.Extended
-	(*DeadLetter)(nil),                  // 40: spotbridge.v1.DeadLetter
-	(*ListDeadLettersRequest)(nil),      // 41: spotbridge.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),     // 42: spotbridge.v1.ListDeadLettersResponse
-	(*RedriveDeadLettersRequest)(nil),   // 43: spotbridge.v1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil),  // 44: spotbridge.v1.RedriveDeadLettersResponse
-	(*DeleteDeadLettersRequest)(nil),    // 45: spotbridge.v1.DeleteDeadLettersRequest
-	(*DeleteDeadLettersResponse)(nil),   // 46: spotbridge.v1.DeleteDeadLettersResponse
-	(*EventFilter)(nil),                 // 47: spotbridge.v1.EventFilter
-	(EventView)(0),                      // 48: spotbridge.v1.EventView
-	(*durationpb.Duration)(nil),         // 49: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
-	(Start)(0),                          // 51: spotbridge.v1.Start
-	(*Warning)(nil),                     // 52: spotbridge.v1.Warning
-	(*Goodbye)(nil),                     // 53: spotbridge.v1.Goodbye
-	(*Event)(nil),                       // 54: spotbridge.v1.Event
+	(*GroupDeliveryBatch)(nil),          // 29: spotbridge.v1.GroupDeliveryBatch
+	(*Joined)(nil),                      // 30: spotbridge.v1.Joined
+	(*GroupDelivery)(nil),               // 31: spotbridge.v1.GroupDelivery
+	(*Settled)(nil),                     // 32: spotbridge.v1.Settled
+	(*Refused)(nil),                     // 33: spotbridge.v1.Refused
+	(*GroupHeartbeat)(nil),              // 34: spotbridge.v1.GroupHeartbeat
+	(*Lost)(nil),                        // 35: spotbridge.v1.Lost
+	(*PullRequest)(nil),                 // 36: spotbridge.v1.PullRequest
+	(*PullResponse)(nil),                // 37: spotbridge.v1.PullResponse
+	(*AcknowledgeRequest)(nil),          // 38: spotbridge.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 39: spotbridge.v1.AcknowledgeResponse
+	(*Extended)(nil),                    // 40: spotbridge.v1.Extended
+	(*DeadLetter)(nil),                  // 41: spotbridge.v1.DeadLetter
+	(*ListDeadLettersRequest)(nil),      // 42: spotbridge.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),     // 43: spotbridge.v1.ListDeadLettersResponse
+	(*RedriveDeadLettersRequest)(nil),   // 44: spotbridge.v1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil),  // 45: spotbridge.v1.RedriveDeadLettersResponse
+	(*DeleteDeadLettersRequest)(nil),    // 46: spotbridge.v1.DeleteDeadLettersRequest
+	(*DeleteDeadLettersResponse)(nil),   // 47: spotbridge.v1.DeleteDeadLettersResponse
+	(*EventFilter)(nil),                 // 48: spotbridge.v1.EventFilter
+	(EventView)(0),                      // 49: spotbridge.v1.EventView
+	(*durationpb.Duration)(nil),         // 50: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),       // 51: google.protobuf.Timestamp
+	(Start)(0),                          // 52: spotbridge.v1.Start
+	(*Warning)(nil),                     // 53: spotbridge.v1.Warning
+	(*Goodbye)(nil),                     // 54: spotbridge.v1.Goodbye
+	(*Event)(nil),                       // 55: spotbridge.v1.Event
 }
 var file_spotbridge_v1_group_proto_depIdxs = []int32{
-	47, // 0: spotbridge.v1.ConsumerGroup.filter:type_name -> spotbridge.v1.EventFilter
-	48, // 1: spotbridge.v1.ConsumerGroup.view:type_name -> spotbridge.v1.EventView
-	49, // 2: spotbridge.v1.ConsumerGroup.ack_deadline:type_name -> google.protobuf.Duration
-	50, // 3: spotbridge.v1.ConsumerGroup.create_time:type_name -> google.protobuf.Timestamp
-	50, // 4: spotbridge.v1.ConsumerGroup.update_time:type_name -> google.protobuf.Timestamp
+	48, // 0: spotbridge.v1.ConsumerGroup.filter:type_name -> spotbridge.v1.EventFilter
+	49, // 1: spotbridge.v1.ConsumerGroup.view:type_name -> spotbridge.v1.EventView
+	50, // 2: spotbridge.v1.ConsumerGroup.ack_deadline:type_name -> google.protobuf.Duration
+	51, // 3: spotbridge.v1.ConsumerGroup.create_time:type_name -> google.protobuf.Timestamp
+	51, // 4: spotbridge.v1.ConsumerGroup.update_time:type_name -> google.protobuf.Timestamp
 	3,  // 5: spotbridge.v1.ConsumerGroup.state:type_name -> spotbridge.v1.ConsumerGroupState
-	49, // 6: spotbridge.v1.ConsumerGroupState.lag:type_name -> google.protobuf.Duration
+	50, // 6: spotbridge.v1.ConsumerGroupState.lag:type_name -> google.protobuf.Duration
 	4,  // 7: spotbridge.v1.ConsumerGroupState.members:type_name -> spotbridge.v1.GroupMember
-	34, // 8: spotbridge.v1.ConsumerGroupState.last_lost:type_name -> spotbridge.v1.Lost
-	50, // 9: spotbridge.v1.GroupMember.join_time:type_name -> google.protobuf.Timestamp
-	47, // 10: spotbridge.v1.CreateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
-	48, // 11: spotbridge.v1.CreateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
-	49, // 12: spotbridge.v1.CreateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
-	51, // 13: spotbridge.v1.CreateConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
-	50, // 14: spotbridge.v1.CreateConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
+	35, // 8: spotbridge.v1.ConsumerGroupState.last_lost:type_name -> spotbridge.v1.Lost
+	51, // 9: spotbridge.v1.GroupMember.join_time:type_name -> google.protobuf.Timestamp
+	48, // 10: spotbridge.v1.CreateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
+	49, // 11: spotbridge.v1.CreateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
+	50, // 12: spotbridge.v1.CreateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
+	52, // 13: spotbridge.v1.CreateConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
+	51, // 14: spotbridge.v1.CreateConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: spotbridge.v1.CreateConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	52, // 16: spotbridge.v1.CreateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
+	53, // 16: spotbridge.v1.CreateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
 	2,  // 17: spotbridge.v1.GetConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
 	2,  // 18: spotbridge.v1.ListConsumerGroupsResponse.groups:type_name -> spotbridge.v1.ConsumerGroup
-	47, // 19: spotbridge.v1.UpdateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
-	48, // 20: spotbridge.v1.UpdateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
-	49, // 21: spotbridge.v1.UpdateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
+	48, // 19: spotbridge.v1.UpdateConsumerGroupRequest.filter:type_name -> spotbridge.v1.EventFilter
+	49, // 20: spotbridge.v1.UpdateConsumerGroupRequest.view:type_name -> spotbridge.v1.EventView
+	50, // 21: spotbridge.v1.UpdateConsumerGroupRequest.ack_deadline:type_name -> google.protobuf.Duration
 	2,  // 22: spotbridge.v1.UpdateConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	52, // 23: spotbridge.v1.UpdateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
+	53, // 23: spotbridge.v1.UpdateConsumerGroupResponse.warnings:type_name -> spotbridge.v1.Warning
 	2,  // 24: spotbridge.v1.PauseConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
 	2,  // 25: spotbridge.v1.ResumeConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
-	51, // 26: spotbridge.v1.SeekConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
-	50, // 27: spotbridge.v1.SeekConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
+	52, // 26: spotbridge.v1.SeekConsumerGroupRequest.start:type_name -> spotbridge.v1.Start
+	51, // 27: spotbridge.v1.SeekConsumerGroupRequest.from_time:type_name -> google.protobuf.Timestamp
 	2,  // 28: spotbridge.v1.SeekConsumerGroupResponse.group:type_name -> spotbridge.v1.ConsumerGroup
 	23, // 29: spotbridge.v1.ConsumeRequest.join:type_name -> spotbridge.v1.Join
 	24, // 30: spotbridge.v1.ConsumeRequest.credit:type_name -> spotbridge.v1.Credit
@@ -3905,82 +3999,84 @@ var file_spotbridge_v1_group_proto_depIdxs = []int32{
 	27, // 33: spotbridge.v1.ConsumeRequest.extend:type_name -> spotbridge.v1.Extend
 	22, // 34: spotbridge.v1.ConsumeRequest.leave:type_name -> spotbridge.v1.Leave
 	24, // 35: spotbridge.v1.Join.credit:type_name -> spotbridge.v1.Credit
-	48, // 36: spotbridge.v1.Join.view:type_name -> spotbridge.v1.EventView
-	49, // 37: spotbridge.v1.Join.heartbeat_interval:type_name -> google.protobuf.Duration
+	49, // 36: spotbridge.v1.Join.view:type_name -> spotbridge.v1.EventView
+	50, // 37: spotbridge.v1.Join.heartbeat_interval:type_name -> google.protobuf.Duration
 	0,  // 38: spotbridge.v1.Nack.action:type_name -> spotbridge.v1.NackAction
-	49, // 39: spotbridge.v1.Nack.retry_after:type_name -> google.protobuf.Duration
-	29, // 40: spotbridge.v1.ConsumeResponse.joined:type_name -> spotbridge.v1.Joined
-	30, // 41: spotbridge.v1.ConsumeResponse.delivery:type_name -> spotbridge.v1.GroupDelivery
-	31, // 42: spotbridge.v1.ConsumeResponse.settled:type_name -> spotbridge.v1.Settled
-	32, // 43: spotbridge.v1.ConsumeResponse.refused:type_name -> spotbridge.v1.Refused
-	33, // 44: spotbridge.v1.ConsumeResponse.heartbeat:type_name -> spotbridge.v1.GroupHeartbeat
-	34, // 45: spotbridge.v1.ConsumeResponse.lost:type_name -> spotbridge.v1.Lost
-	53, // 46: spotbridge.v1.ConsumeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
-	2,  // 47: spotbridge.v1.Joined.group:type_name -> spotbridge.v1.ConsumerGroup
-	48, // 48: spotbridge.v1.Joined.view:type_name -> spotbridge.v1.EventView
-	49, // 49: spotbridge.v1.Joined.heartbeat_interval:type_name -> google.protobuf.Duration
-	50, // 50: spotbridge.v1.Joined.server_time:type_name -> google.protobuf.Timestamp
-	50, // 51: spotbridge.v1.GroupDelivery.ack_deadline_time:type_name -> google.protobuf.Timestamp
-	54, // 52: spotbridge.v1.GroupDelivery.event:type_name -> spotbridge.v1.Event
-	50, // 53: spotbridge.v1.GroupHeartbeat.server_time:type_name -> google.protobuf.Timestamp
-	24, // 54: spotbridge.v1.GroupHeartbeat.credit:type_name -> spotbridge.v1.Credit
-	50, // 55: spotbridge.v1.Lost.time:type_name -> google.protobuf.Timestamp
-	49, // 56: spotbridge.v1.PullRequest.wait:type_name -> google.protobuf.Duration
-	48, // 57: spotbridge.v1.PullRequest.view:type_name -> spotbridge.v1.EventView
-	30, // 58: spotbridge.v1.PullResponse.deliveries:type_name -> spotbridge.v1.GroupDelivery
-	34, // 59: spotbridge.v1.PullResponse.lost:type_name -> spotbridge.v1.Lost
-	25, // 60: spotbridge.v1.AcknowledgeRequest.ack:type_name -> spotbridge.v1.Ack
-	26, // 61: spotbridge.v1.AcknowledgeRequest.nacks:type_name -> spotbridge.v1.Nack
-	27, // 62: spotbridge.v1.AcknowledgeRequest.extend:type_name -> spotbridge.v1.Extend
-	39, // 63: spotbridge.v1.AcknowledgeResponse.extended:type_name -> spotbridge.v1.Extended
-	32, // 64: spotbridge.v1.AcknowledgeResponse.refused:type_name -> spotbridge.v1.Refused
-	50, // 65: spotbridge.v1.Extended.ack_deadline_time:type_name -> google.protobuf.Timestamp
-	1,  // 66: spotbridge.v1.DeadLetter.cause:type_name -> spotbridge.v1.DeadLetterCause
-	50, // 67: spotbridge.v1.DeadLetter.time:type_name -> google.protobuf.Timestamp
-	54, // 68: spotbridge.v1.DeadLetter.event:type_name -> spotbridge.v1.Event
-	47, // 69: spotbridge.v1.ListDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 70: spotbridge.v1.ListDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	48, // 71: spotbridge.v1.ListDeadLettersRequest.view:type_name -> spotbridge.v1.EventView
-	40, // 72: spotbridge.v1.ListDeadLettersResponse.dead_letters:type_name -> spotbridge.v1.DeadLetter
-	47, // 73: spotbridge.v1.RedriveDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 74: spotbridge.v1.RedriveDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	50, // 75: spotbridge.v1.RedriveDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
-	47, // 76: spotbridge.v1.DeleteDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
-	1,  // 77: spotbridge.v1.DeleteDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
-	50, // 78: spotbridge.v1.DeleteDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
-	5,  // 79: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:input_type -> spotbridge.v1.CreateConsumerGroupRequest
-	7,  // 80: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:input_type -> spotbridge.v1.GetConsumerGroupRequest
-	9,  // 81: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:input_type -> spotbridge.v1.ListConsumerGroupsRequest
-	11, // 82: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:input_type -> spotbridge.v1.UpdateConsumerGroupRequest
-	13, // 83: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:input_type -> spotbridge.v1.DeleteConsumerGroupRequest
-	15, // 84: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:input_type -> spotbridge.v1.PauseConsumerGroupRequest
-	17, // 85: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:input_type -> spotbridge.v1.ResumeConsumerGroupRequest
-	19, // 86: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:input_type -> spotbridge.v1.SeekConsumerGroupRequest
-	21, // 87: spotbridge.v1.ConsumerGroupService.Consume:input_type -> spotbridge.v1.ConsumeRequest
-	35, // 88: spotbridge.v1.ConsumerGroupService.Pull:input_type -> spotbridge.v1.PullRequest
-	37, // 89: spotbridge.v1.ConsumerGroupService.Acknowledge:input_type -> spotbridge.v1.AcknowledgeRequest
-	41, // 90: spotbridge.v1.ConsumerGroupService.ListDeadLetters:input_type -> spotbridge.v1.ListDeadLettersRequest
-	43, // 91: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:input_type -> spotbridge.v1.RedriveDeadLettersRequest
-	45, // 92: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:input_type -> spotbridge.v1.DeleteDeadLettersRequest
-	6,  // 93: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:output_type -> spotbridge.v1.CreateConsumerGroupResponse
-	8,  // 94: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:output_type -> spotbridge.v1.GetConsumerGroupResponse
-	10, // 95: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:output_type -> spotbridge.v1.ListConsumerGroupsResponse
-	12, // 96: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:output_type -> spotbridge.v1.UpdateConsumerGroupResponse
-	14, // 97: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:output_type -> spotbridge.v1.DeleteConsumerGroupResponse
-	16, // 98: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:output_type -> spotbridge.v1.PauseConsumerGroupResponse
-	18, // 99: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:output_type -> spotbridge.v1.ResumeConsumerGroupResponse
-	20, // 100: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:output_type -> spotbridge.v1.SeekConsumerGroupResponse
-	28, // 101: spotbridge.v1.ConsumerGroupService.Consume:output_type -> spotbridge.v1.ConsumeResponse
-	36, // 102: spotbridge.v1.ConsumerGroupService.Pull:output_type -> spotbridge.v1.PullResponse
-	38, // 103: spotbridge.v1.ConsumerGroupService.Acknowledge:output_type -> spotbridge.v1.AcknowledgeResponse
-	42, // 104: spotbridge.v1.ConsumerGroupService.ListDeadLetters:output_type -> spotbridge.v1.ListDeadLettersResponse
-	44, // 105: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:output_type -> spotbridge.v1.RedriveDeadLettersResponse
-	46, // 106: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:output_type -> spotbridge.v1.DeleteDeadLettersResponse
-	93, // [93:107] is the sub-list for method output_type
-	79, // [79:93] is the sub-list for method input_type
-	79, // [79:79] is the sub-list for extension type_name
-	79, // [79:79] is the sub-list for extension extendee
-	0,  // [0:79] is the sub-list for field type_name
+	50, // 39: spotbridge.v1.Nack.retry_after:type_name -> google.protobuf.Duration
+	30, // 40: spotbridge.v1.ConsumeResponse.joined:type_name -> spotbridge.v1.Joined
+	31, // 41: spotbridge.v1.ConsumeResponse.delivery:type_name -> spotbridge.v1.GroupDelivery
+	32, // 42: spotbridge.v1.ConsumeResponse.settled:type_name -> spotbridge.v1.Settled
+	33, // 43: spotbridge.v1.ConsumeResponse.refused:type_name -> spotbridge.v1.Refused
+	34, // 44: spotbridge.v1.ConsumeResponse.heartbeat:type_name -> spotbridge.v1.GroupHeartbeat
+	35, // 45: spotbridge.v1.ConsumeResponse.lost:type_name -> spotbridge.v1.Lost
+	54, // 46: spotbridge.v1.ConsumeResponse.goodbye:type_name -> spotbridge.v1.Goodbye
+	29, // 47: spotbridge.v1.ConsumeResponse.deliveries:type_name -> spotbridge.v1.GroupDeliveryBatch
+	31, // 48: spotbridge.v1.GroupDeliveryBatch.deliveries:type_name -> spotbridge.v1.GroupDelivery
+	2,  // 49: spotbridge.v1.Joined.group:type_name -> spotbridge.v1.ConsumerGroup
+	49, // 50: spotbridge.v1.Joined.view:type_name -> spotbridge.v1.EventView
+	50, // 51: spotbridge.v1.Joined.heartbeat_interval:type_name -> google.protobuf.Duration
+	51, // 52: spotbridge.v1.Joined.server_time:type_name -> google.protobuf.Timestamp
+	51, // 53: spotbridge.v1.GroupDelivery.ack_deadline_time:type_name -> google.protobuf.Timestamp
+	55, // 54: spotbridge.v1.GroupDelivery.event:type_name -> spotbridge.v1.Event
+	51, // 55: spotbridge.v1.GroupHeartbeat.server_time:type_name -> google.protobuf.Timestamp
+	24, // 56: spotbridge.v1.GroupHeartbeat.credit:type_name -> spotbridge.v1.Credit
+	51, // 57: spotbridge.v1.Lost.time:type_name -> google.protobuf.Timestamp
+	50, // 58: spotbridge.v1.PullRequest.wait:type_name -> google.protobuf.Duration
+	49, // 59: spotbridge.v1.PullRequest.view:type_name -> spotbridge.v1.EventView
+	31, // 60: spotbridge.v1.PullResponse.deliveries:type_name -> spotbridge.v1.GroupDelivery
+	35, // 61: spotbridge.v1.PullResponse.lost:type_name -> spotbridge.v1.Lost
+	25, // 62: spotbridge.v1.AcknowledgeRequest.ack:type_name -> spotbridge.v1.Ack
+	26, // 63: spotbridge.v1.AcknowledgeRequest.nacks:type_name -> spotbridge.v1.Nack
+	27, // 64: spotbridge.v1.AcknowledgeRequest.extend:type_name -> spotbridge.v1.Extend
+	40, // 65: spotbridge.v1.AcknowledgeResponse.extended:type_name -> spotbridge.v1.Extended
+	33, // 66: spotbridge.v1.AcknowledgeResponse.refused:type_name -> spotbridge.v1.Refused
+	51, // 67: spotbridge.v1.Extended.ack_deadline_time:type_name -> google.protobuf.Timestamp
+	1,  // 68: spotbridge.v1.DeadLetter.cause:type_name -> spotbridge.v1.DeadLetterCause
+	51, // 69: spotbridge.v1.DeadLetter.time:type_name -> google.protobuf.Timestamp
+	55, // 70: spotbridge.v1.DeadLetter.event:type_name -> spotbridge.v1.Event
+	48, // 71: spotbridge.v1.ListDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 72: spotbridge.v1.ListDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	49, // 73: spotbridge.v1.ListDeadLettersRequest.view:type_name -> spotbridge.v1.EventView
+	41, // 74: spotbridge.v1.ListDeadLettersResponse.dead_letters:type_name -> spotbridge.v1.DeadLetter
+	48, // 75: spotbridge.v1.RedriveDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 76: spotbridge.v1.RedriveDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	51, // 77: spotbridge.v1.RedriveDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
+	48, // 78: spotbridge.v1.DeleteDeadLettersRequest.filter:type_name -> spotbridge.v1.EventFilter
+	1,  // 79: spotbridge.v1.DeleteDeadLettersRequest.causes:type_name -> spotbridge.v1.DeadLetterCause
+	51, // 80: spotbridge.v1.DeleteDeadLettersRequest.before:type_name -> google.protobuf.Timestamp
+	5,  // 81: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:input_type -> spotbridge.v1.CreateConsumerGroupRequest
+	7,  // 82: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:input_type -> spotbridge.v1.GetConsumerGroupRequest
+	9,  // 83: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:input_type -> spotbridge.v1.ListConsumerGroupsRequest
+	11, // 84: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:input_type -> spotbridge.v1.UpdateConsumerGroupRequest
+	13, // 85: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:input_type -> spotbridge.v1.DeleteConsumerGroupRequest
+	15, // 86: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:input_type -> spotbridge.v1.PauseConsumerGroupRequest
+	17, // 87: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:input_type -> spotbridge.v1.ResumeConsumerGroupRequest
+	19, // 88: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:input_type -> spotbridge.v1.SeekConsumerGroupRequest
+	21, // 89: spotbridge.v1.ConsumerGroupService.Consume:input_type -> spotbridge.v1.ConsumeRequest
+	36, // 90: spotbridge.v1.ConsumerGroupService.Pull:input_type -> spotbridge.v1.PullRequest
+	38, // 91: spotbridge.v1.ConsumerGroupService.Acknowledge:input_type -> spotbridge.v1.AcknowledgeRequest
+	42, // 92: spotbridge.v1.ConsumerGroupService.ListDeadLetters:input_type -> spotbridge.v1.ListDeadLettersRequest
+	44, // 93: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:input_type -> spotbridge.v1.RedriveDeadLettersRequest
+	46, // 94: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:input_type -> spotbridge.v1.DeleteDeadLettersRequest
+	6,  // 95: spotbridge.v1.ConsumerGroupService.CreateConsumerGroup:output_type -> spotbridge.v1.CreateConsumerGroupResponse
+	8,  // 96: spotbridge.v1.ConsumerGroupService.GetConsumerGroup:output_type -> spotbridge.v1.GetConsumerGroupResponse
+	10, // 97: spotbridge.v1.ConsumerGroupService.ListConsumerGroups:output_type -> spotbridge.v1.ListConsumerGroupsResponse
+	12, // 98: spotbridge.v1.ConsumerGroupService.UpdateConsumerGroup:output_type -> spotbridge.v1.UpdateConsumerGroupResponse
+	14, // 99: spotbridge.v1.ConsumerGroupService.DeleteConsumerGroup:output_type -> spotbridge.v1.DeleteConsumerGroupResponse
+	16, // 100: spotbridge.v1.ConsumerGroupService.PauseConsumerGroup:output_type -> spotbridge.v1.PauseConsumerGroupResponse
+	18, // 101: spotbridge.v1.ConsumerGroupService.ResumeConsumerGroup:output_type -> spotbridge.v1.ResumeConsumerGroupResponse
+	20, // 102: spotbridge.v1.ConsumerGroupService.SeekConsumerGroup:output_type -> spotbridge.v1.SeekConsumerGroupResponse
+	28, // 103: spotbridge.v1.ConsumerGroupService.Consume:output_type -> spotbridge.v1.ConsumeResponse
+	37, // 104: spotbridge.v1.ConsumerGroupService.Pull:output_type -> spotbridge.v1.PullResponse
+	39, // 105: spotbridge.v1.ConsumerGroupService.Acknowledge:output_type -> spotbridge.v1.AcknowledgeResponse
+	43, // 106: spotbridge.v1.ConsumerGroupService.ListDeadLetters:output_type -> spotbridge.v1.ListDeadLettersResponse
+	45, // 107: spotbridge.v1.ConsumerGroupService.RedriveDeadLetters:output_type -> spotbridge.v1.RedriveDeadLettersResponse
+	47, // 108: spotbridge.v1.ConsumerGroupService.DeleteDeadLetters:output_type -> spotbridge.v1.DeleteDeadLettersResponse
+	95, // [95:109] is the sub-list for method output_type
+	81, // [81:95] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_spotbridge_v1_group_proto_init() }
@@ -4007,15 +4103,16 @@ func file_spotbridge_v1_group_proto_init() {
 		(*ConsumeResponse_Heartbeat)(nil),
 		(*ConsumeResponse_Lost)(nil),
 		(*ConsumeResponse_Goodbye)(nil),
+		(*ConsumeResponse_Deliveries)(nil),
 	}
-	file_spotbridge_v1_group_proto_msgTypes[32].OneofWrappers = []any{}
+	file_spotbridge_v1_group_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spotbridge_v1_group_proto_rawDesc), len(file_spotbridge_v1_group_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
