@@ -357,9 +357,10 @@ func (f *feed) openMember(ctx context.Context, conn *grpc.ClientConn) (source, e
 		conn.Close()
 		return nil, err
 	}
-	m := &membership{conn: conn, stream: stream}
+	m := &membership{conn: conn, stream: stream, firstOnly: f.fault == "first-of-batch"}
 	m.send(&pb.ConsumeRequest{Content: &pb.ConsumeRequest_Join{Join: &pb.Join{
 		Group: os.Getenv("SPOTBRIDGE_GROUP"), Credit: &pb.Credit{Events: 8}, AutoCredit: true, HeartbeatInterval: durationpb.New(f.heartbeat), View: f.view(),
+		MaxBatchEvents: 20,
 	}}})
 	go func() { // it ends with the stream
 		select {
@@ -375,6 +376,9 @@ type membership struct {
 	conn    *grpc.ClientConn
 	sending sync.Mutex
 	stream  grpc.BidiStreamingClient[pb.ConsumeRequest, pb.ConsumeResponse]
+	// queue is what came together and is handled one by one; firstOnly is a fault.
+	queue     []*pb.GroupDelivery
+	firstOnly bool
 }
 
 func (m *membership) send(r *pb.ConsumeRequest) {
@@ -384,9 +388,21 @@ func (m *membership) send(r *pb.ConsumeRequest) {
 }
 
 func (m *membership) next() (said, error) {
+	if len(m.queue) > 0 {
+		d := m.queue[0]
+		m.queue = m.queue[1:]
+		return said{cursor: "-", event: d.GetEvent(), delivery: d.GetDeliveryId()}, nil
+	}
 	r, err := m.stream.Recv()
 	if err != nil {
 		return said{}, err
+	}
+	if ds := r.GetDeliveries().GetDeliveries(); len(ds) > 0 {
+		if m.firstOnly {
+			ds = ds[:1]
+		}
+		m.queue = ds
+		return m.next()
 	}
 	d := r.GetDelivery()
 	s := said{cursor: "-", event: d.GetEvent(), delivery: d.GetDeliveryId(), goodbye: r.GetGoodbye(), refused: r.GetRefused() != nil}

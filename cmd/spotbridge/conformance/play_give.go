@@ -48,18 +48,26 @@ func (p *play) while(c *call, changed <-chan struct{}, what string) {
 }
 
 // settle gives a member the events up to a number and waits until it has acknowledged all of them.
-func (p *play) settle(c *call, upTo int) {
+func (p *play) settle(c *call, upTo int) { p.settleBy(c, upTo, p.give) }
+
+// settleBatches is settle with as many events in a message as there can be.
+func (p *play) settleBatches(c *call, upTo int) { p.settleBy(c, upTo, p.batch) }
+
+func (p *play) settleBy(c *call, upTo int, give func(c *call, upTo int)) {
 	upTo = min(upTo, len(p.events))
 	for {
-		p.give(c, upTo)
+		give(c, upTo)
 		p.group.mu.Lock()
-		_, open := p.group.toGive(c, upTo)
+		next, open := p.group.toGive(c, upTo)
+		more := next >= 0 && p.group.hasCredit(c)
 		changed := p.group.changed
 		p.group.mu.Unlock()
 		if !open {
 			return
 		}
-		p.while(c, changed, "an acknowledgement of what it holds")
+		if !more {
+			p.while(c, changed, "an acknowledgement of what it holds")
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func (p *play) confirmWith(c *call, heartbeat time.Duration) {
 	if c.sub == nil {
 		p.say(c, &pb.ConsumeResponse{Content: &pb.ConsumeResponse_Joined{Joined: &pb.Joined{
 			MemberId: "1", View: c.view, MaxMessageBytes: int32(c.join.MaxMessageBytes), HeartbeatInterval: durationpb.New(heartbeat),
-			MaxInFlightEvents: 1000, MaxInFlightBytes: 64 << 20, ServerTime: timestamppb.Now(),
+			MaxInFlightEvents: 1000, MaxInFlightBytes: 64 << 20, ServerTime: timestamppb.Now(), MaxBatchEvents: int32(c.join.MaxBatchEvents),
 			Group: &pb.ConsumerGroup{Group: groupName, View: pb.EventView_EVENT_VIEW_TYPED, AckDeadline: durationpb.New(p.group.deadline), MaxDeliveries: 20},
 		}}})
 		return
@@ -141,9 +141,14 @@ func (p *play) event(c *call, i int) {
 	}
 }
 
-// batch sends a subscriber events up to a number, in one message as far as it has asked for that, else one by one.
+// batch sends the events up to a number, in one message as far as the client has asked for that, else one by one. To a member
+// it sends as its credits allow.
 func (p *play) batch(c *call, upTo int) {
 	upTo = min(upTo, len(p.events))
+	if c.sub == nil {
+		p.batchToMember(c, upTo)
+		return
+	}
 	if n := min(upTo-c.pos.events, c.sub.MaxBatchEvents); n > 1 {
 		m := &pb.SubscribeResponse{}
 		batch := &pb.EventBatch{}
@@ -157,6 +162,33 @@ func (p *play) batch(c *call, upTo int) {
 		c.pos, c.told, p.torn = place{events: c.pos.events + n}, true, 0
 	}
 	p.give(c, upTo)
+}
+
+func (p *play) batchToMember(c *call, upTo int) {
+	var ds []*pb.GroupDelivery
+	first := 0
+	for len(ds) < max(c.join.MaxBatchEvents, 1) {
+		p.group.mu.Lock()
+		i, _ := p.group.toGive(c, upTo)
+		credit := p.group.hasCredit(c)
+		p.group.mu.Unlock()
+		if i < 0 || !credit {
+			break
+		}
+		one, _ := p.message(c, i).(*pb.ConsumeResponse)
+		if ds = append(ds, one.GetDelivery()); len(ds) == 1 {
+			first = i
+		}
+	}
+	switch len(ds) {
+	case 0:
+	case 1:
+		p.logf("event %d", first+1)
+		p.say(c, &pb.ConsumeResponse{Content: &pb.ConsumeResponse_Delivery{Delivery: ds[0]}})
+	default:
+		p.logf("%d events from %d on", len(ds), first+1)
+		p.say(c, &pb.ConsumeResponse{Content: &pb.ConsumeResponse_Deliveries{Deliveries: &pb.GroupDeliveryBatch{Deliveries: ds}}})
+	}
 }
 
 // cut breaks the connection in the middle of an event: after a part of its bytes, or so many before its end.

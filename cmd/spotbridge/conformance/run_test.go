@@ -47,8 +47,9 @@ var faults = []struct {
 	{"drops-unknown", subscribe, "does not process events that it does not know", []string{"nesting", "unknown-events"}},
 	{"id-at-once", sse, "takes an id for the cursor before its event is complete", []string{"cut-mid-event", "omitted-later"}},
 	{"short-lines", sse, "reads lines of up to 64 KiB", []string{"large"}},
+	{"first-of-batch", grouped, "handles the first event of a batch only", []string{"batches"}},
 	{"never-acks", grouped, "never acknowledges", nil}, // all that deliver; see below
-	{"acks-first", grouped, "acknowledges before it processes", []string{"ack-after-result", "kill", "omitted-later"}},
+	{"acks-first", grouped, "acknowledges before it processes", []string{"ack-after-result", "batches", "kill", "omitted-later"}},
 	{"dies-on-refused", grouped, "takes refused for the end", []string{"deadline", "refused"}},
 }
 

@@ -151,16 +151,27 @@ var streamScenarios = []scenario{
 		},
 	},
 	{
-		name: "batches", on: []protocol{subscribe}, events: 240,
+		name: "batches", on: []protocol{subscribe, grouped}, events: 240,
 		demand: "handle several events in one message, if it asks for that: all of them, and resume after SIGKILL in the middle with nothing lost and nothing twice",
 		script: func(p *play) {
 			c := p.warmUp()
 			for range 4 {
+				if c.sub == nil {
+					p.settleBatches(c, p.had(c)+20)
+					p.batch(c, p.had(c)+9)
+					p.pause(rand.N(60 * time.Millisecond))
+					c = p.killed()
+					continue
+				}
 				p.forAWhile(20*time.Millisecond, func() { p.batch(c, c.pos.events+1+rand.IntN(5)) })
 				p.batch(c, c.pos.events+6)
 				c = p.killed()
 			}
-			p.batch(c, c.pos.events+7)
+			if c.sub == nil {
+				p.settleBatches(c, len(p.events))
+			} else {
+				p.batch(c, c.pos.events+7)
+			}
 			p.finish(c)
 		},
 	},

@@ -162,6 +162,7 @@ public final class GroupConsumer extends ResumingStream {
                             .setView(options.view())
                             .setCredit(Credit.newBuilder().setEvents(options.window()))
                             .setAutoCredit(true) // settling gives credits back: the first ones are a window
+                            .setMaxBatchEvents(options.window()) // what fits into it may come at once
                             .setMaxMessageBytes(bridge.maxMessageBytes())
                             .setHeartbeatInterval(duration(options.heartbeat())))
                     .build());
@@ -175,6 +176,7 @@ public final class GroupConsumer extends ResumingStream {
             switch (message.getContentCase()) {
                 case JOINED -> joined(message.getJoined());
                 case DELIVERY -> delivered(message.getDelivery());
+                case DELIVERIES -> message.getDeliveries().getDeliveriesList().forEach(this::delivered);
                 case SETTLED -> message.getSettled().getDeliveryIdsList().forEach(held::remove);
                 case REFUSED -> refused(message.getRefused());
                 case LOST -> notices.lost(message.getLost());

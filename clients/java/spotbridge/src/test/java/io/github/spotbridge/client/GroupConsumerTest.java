@@ -21,6 +21,7 @@ import io.github.spotbridge.v1.ConsumeResponse;
 import io.github.spotbridge.v1.EventView;
 import io.github.spotbridge.v1.Goodbye;
 import io.github.spotbridge.v1.GroupDelivery;
+import io.github.spotbridge.v1.GroupDeliveryBatch;
 import io.github.spotbridge.v1.GroupHeartbeat;
 import io.github.spotbridge.v1.Join;
 import io.github.spotbridge.v1.Lost;
@@ -117,6 +118,7 @@ class GroupConsumerTest {
         Join join = server.nextMember().next().getJoin();
         assertEquals("g", join.getGroup());
         assertEquals(32, join.getCredit().getEvents());
+        assertEquals(32, join.getMaxBatchEvents());
         assertTrue(join.getAutoCredit());
         assertEquals(EventView.EVENT_VIEW_TYPED, join.getView());
         assertEquals(5, join.getHeartbeatInterval().getSeconds());
@@ -138,6 +140,23 @@ class GroupConsumerTest {
         gate.countDown();
         assertAcks("d1", member);
         assertEquals("e1", handled.poll());
+    }
+
+    @Test
+    void eachOfThoseThatComeTogetherIsSettledByItself() throws Exception {
+        consume(d -> d.getEvent().getId().equals("bad") ? Outcome.park("no amount") : Outcome.done());
+        var member = join(joined());
+        member.send(ConsumeResponse.newBuilder()
+                .setDeliveries(GroupDeliveryBatch.newBuilder()
+                        .addDeliveries(delivery("d1", "e1").getDelivery())
+                        .addDeliveries(delivery("d2", "bad").getDelivery())
+                        .addDeliveries(delivery("d3", "e3").getDelivery()))
+                .build());
+        assertAcks("d1", member);
+        assertEquals(List.of("d2"), member.next().getNack().getDeliveryIdsList());
+        assertAcks("d3", member);
+        member.send(delivery("d4", "e4"));
+        assertAcks("d4", member);
     }
 
     @Test
