@@ -397,7 +397,7 @@ func (g *group) giveBack(ctx context.Context, rec *bridge.GroupRecord, ts []brid
 	}
 }
 
-// charge takes the credits of a delivery that was sent.
+// charge takes the credits of a delivery that is sent. It comes before the message goes out, which may hold more of them.
 func (g *group) charge(m *member, l *lease, size int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -407,7 +407,7 @@ func (g *group) charge(m *member, l *lease, size int64) {
 		m.heldBytes += size - l.size
 		l.size = size
 	}
-	if m.limitBytes && (held || !m.auto) { // else it is settled already, and would have been given back
+	if m.limitBytes && (held || !m.auto) { // else it has ended already, and would have been given back
 		m.bytes -= size
 		l.paid = true
 	}
