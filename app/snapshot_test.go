@@ -80,7 +80,8 @@ type folder struct {
 var errRestless = errors.New("it goes away")
 
 // SendEvents takes some of them as one message.
-func (f *folder) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+func (f *folder) SendEvents(events []bridge.Outgoing, most int, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	events = events[:min(most, len(events))]
 	var ms []*pb.Event
 	for _, e := range events[:1+len(f.events)%len(events)] {
 		m, err := e.Event(pb.EventView_EVENT_VIEW_ENVELOPE, 0)

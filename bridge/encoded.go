@@ -54,9 +54,37 @@ type Encoded struct {
 
 // NewEncoded returns an event in wire form. convert makes T when a view needs it, once.
 func NewEncoded(meta Meta, envelope, body []byte, bodySize int, convert Converter) *Encoded {
-	e := &Encoded{Meta: meta, Envelope: envelope, Body: body, BodySize: bodySize, convert: convert}
+	e := &Encoded{}
+	e.init(meta, envelope, body, bodySize, convert)
+	return e
+}
+
+func (e *Encoded) init(meta Meta, envelope, body []byte, bodySize int, convert Converter) {
+	e.Meta, e.Envelope, e.Body, e.BodySize, e.convert = meta, envelope, body, bodySize, convert
 	head := protowire.AppendTag(e.head[:0], 50, protowire.BytesType)
 	e.headLen = uint8(len(protowire.AppendVarint(head, uint64(len(body)))))
+}
+
+// blockEvents is how many events share an allocation at most. One that is in use keeps its neighbours.
+const blockEvents = 16
+
+// Encoder makes the events of a page in few allocations.
+type Encoder struct {
+	// Expect is how many events may still come.
+	Expect int
+
+	free []Encoded
+}
+
+// New returns an event in wire form, as NewEncoded does.
+func (n *Encoder) New(meta Meta, envelope, body []byte, bodySize int, convert Converter) *Encoded {
+	if len(n.free) == 0 {
+		n.free = make([]Encoded, max(min(n.Expect, blockEvents), 1))
+	}
+	e := &n.free[0]
+	n.free = n.free[1:]
+	n.Expect--
+	e.init(meta, envelope, body, bodySize, convert)
 	return e
 }
 

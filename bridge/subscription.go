@@ -33,10 +33,10 @@ type SubscribeRequest struct {
 // Sender takes the messages of one subscription in order. It blocks while the client does not read: that is the
 // backpressure. It returns an error when the stream has ended. At most one call is under way at a time.
 type Sender interface {
-	// SendEvents sends as many of the events in one message, at least the first, as it has room for. cursor returns the
-	// position at a sequence: that of the message is that of its last event. It returns how many that were, and how many
-	// bytes.
-	SendEvents(events []Outgoing, cursor func(sequence uint64) Cursor) (n, bytes int, err error)
+	// SendEvents sends as many of the events in one message, at least the first and at most so many, as it has room for; the
+	// others come with the next call. cursor returns the position at a sequence: that of the message is that of its last
+	// event. It returns how many that were, and how many bytes.
+	SendEvents(events []Outgoing, most int, cursor func(sequence uint64) Cursor) (n, bytes int, err error)
 	// SendMessage sends any other message.
 	SendMessage(m *pb.SubscribeResponse) error
 }

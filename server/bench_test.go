@@ -212,7 +212,7 @@ func BenchmarkFanOut(b *testing.B) {
 					for i := range events {
 						events[i] = makeEvent(uint64(i+1), body)
 					}
-					f, _ := newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes).Value.(*frame)
+					f, _ := (&maker{}).newFrame(events[0], bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes).Value.(*frame)
 					runs := []func() measured{
 						func() measured { return staticBytes(b, f, subs, n) },
 						func() measured { return throughHub(b, events, subs) },

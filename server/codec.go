@@ -28,33 +28,69 @@ const (
 	// joinBelow is the size up to which what a frame is made of is copied into one piece with its neighbours: many small pieces
 	// cost more than the copy, which is made once for all.
 	joinBelow = 512
+	// blockFrames and blockBytes bound what frames of events in a row share: what is in use keeps the rest.
+	blockFrames = 16
+	blockBytes  = 4 << 10
 )
 
+// maker makes frames; those of events that are ready together in few allocations. nil makes each by itself.
+type maker struct {
+	// ready is how many events are to be sent, this one included.
+	ready  int
+	frames []sharedFrame
+	bytes  []byte
+}
+
+// sharedFrame is a frame and what holds it for others.
+type sharedFrame struct {
+	bridge.Made
+	frame
+}
+
+func (m *maker) frame() *sharedFrame {
+	if len(m.frames) == 0 {
+		m.frames = make([]sharedFrame, max(min(m.ready, blockFrames), 1))
+	}
+	f := &m.frames[0]
+	m.frames = m.frames[1:]
+	return f
+}
+
+// take returns an empty slice with the capacity n.
+func (m *maker) take(n int) []byte {
+	if m == nil {
+		return make([]byte, 0, n)
+	}
+	if n > len(m.bytes) {
+		m.bytes = make([]byte, n*max(min(m.ready, blockFrames, blockBytes/max(n, 1)), 1))
+	}
+	b := m.bytes[:0:n]
+	m.bytes = m.bytes[n:]
+	return b
+}
+
 // newFrame returns the SubscribeResponse of an event: a *frame that streams share.
-func newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *bridge.Made {
+func (m *maker) newFrame(e *bridge.Encoded, cursor bridge.Cursor, view pb.EventView, limit int) *bridge.Made {
 	var partsArray [4][]byte
 	var headArray [responseOverhead]byte
 	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
-	return share(appendHead(headArray[:0], cursor, 3, size), parts, size)
+	return m.share(appendHead(headArray[:0], cursor, 3, size), parts, size)
 }
 
 // newPart returns an event as a part of a SubscribeResponse with several: a *frame that streams share.
-func newPart(e *bridge.Encoded, view pb.EventView, limit int) *bridge.Made {
+func (m *maker) newPart(e *bridge.Encoded, view pb.EventView, limit int) *bridge.Made {
 	var partsArray [4][]byte
 	var headArray [16]byte
 	parts, size := eventParts(partsArray[:0], e, view, limit-responseOverhead)
 	head := protowire.AppendTag(headArray[:0], 1, protowire.BytesType)
-	return share(protowire.AppendVarint(head, uint64(size)), parts, size)
+	return m.share(protowire.AppendVarint(head, uint64(size)), parts, size)
 }
 
-// share makes a frame and what holds it for others in one piece.
-func share(head []byte, parts [][]byte, size int) *bridge.Made {
-	f := &struct {
-		bridge.Made
-		frame
-	}{}
+// share makes a frame that others can have, too.
+func (m *maker) share(head []byte, parts [][]byte, size int) *bridge.Made {
+	f := m.frame()
 	f.Value = &f.frame
-	f.assemble(nil, head, parts, size)
+	f.assemble(m, nil, head, parts, size)
 	return &f.Made
 }
 
@@ -83,7 +119,7 @@ func appendHead(dst []byte, cursor bridge.Cursor, content protowire.Number, size
 }
 
 // assemble makes a frame of what stands before an event, which may lie on the caller's stack, and the event's parts.
-func (f *frame) assemble(outer, head []byte, parts [][]byte, size int) {
+func (f *frame) assemble(m *maker, outer, head []byte, parts [][]byte, size int) {
 	n := len(outer) + len(head)
 	f.size = n + size
 	for _, p := range parts {
@@ -91,7 +127,7 @@ func (f *frame) assemble(outer, head []byte, parts [][]byte, size int) {
 			n += len(p)
 		}
 	}
-	b := append(append(make([]byte, 0, n), outer...), head...)
+	b := append(append(m.take(n), outer...), head...)
 	f.parts = f.room[:0]
 	for _, p := range parts {
 		if len(p) <= joinBelow {

@@ -167,7 +167,7 @@ func newDelivery(d *bridge.GroupDelivery, view pb.EventView, limit int) *frame {
 	outer := append(outerArray[:0], singleTag)
 	outer = protowire.AppendVarint(outer, uint64(len(head)+size))
 	f := &frame{}
-	f.assemble(outer, head, parts, size)
+	f.assemble(nil, outer, head, parts, size)
 	return f
 }
 

@@ -89,10 +89,13 @@ type sender struct {
 	stream grpc.ServerStream
 	view   pb.EventView
 	limit  int
+	maker
 }
 
 // SendEvents implements bridge.Sender. An event's bytes are made once for all streams with the same view and limit.
-func (s *sender) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+func (s *sender) SendEvents(events []bridge.Outgoing, most int, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	s.ready = len(events)
+	events = events[:min(most, len(events))]
 	f, n := s.batch(events, cursor)
 	if n == 1 {
 		f = s.single(&events[0], cursor)
@@ -102,7 +105,7 @@ func (s *sender) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge
 
 func (s *sender) single(e *bridge.Outgoing, cursor func(uint64) bridge.Cursor) *frame {
 	f, _ := e.Shared.Get(bridge.Form{View: s.view, Limit: s.limit}, func() *bridge.Made {
-		return newFrame(e.Encoded, cursor(e.Sequence), s.view, s.limit)
+		return s.newFrame(e.Encoded, cursor(e.Sequence), s.view, s.limit)
 	}).(*frame)
 	return f
 }
@@ -117,7 +120,7 @@ func (s *sender) batch(events []bridge.Outgoing, cursor func(uint64) bridge.Curs
 	parts, size := make([]*frame, 0, len(events)), 0
 	for i := range events {
 		e := &events[i]
-		f, _ := e.Shared.Get(form, func() *bridge.Made { return newPart(e.Encoded, s.view, s.limit) }).(*frame)
+		f, _ := e.Shared.Get(form, func() *bridge.Made { return s.newPart(e.Encoded, s.view, s.limit) }).(*frame)
 		if size+f.size > room && i > 0 {
 			break
 		}

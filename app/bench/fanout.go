@@ -227,11 +227,12 @@ func (b *bench) fanBridge(ctx context.Context, subs, size, batch int) (sample, e
 			}
 			batch := make([]*bridge.Encoded, 16)
 			now := time.Now()
+			encoder := bridge.Encoder{Expect: len(batch)}
 			for i := range batch {
 				n := sequence.Load() + uint64(i) + 1
 				x := &made[n%uint64(len(made))]
 				x.meta.Sequence, x.meta.AppendTime = n, now
-				batch[i] = bridge.NewEncoded(x.meta, x.envelope, body, len(body), nil)
+				batch[i] = encoder.New(x.meta, x.envelope, body, len(body), nil)
 			}
 			sequence.Add(16)
 			hub.Publish(batch, sequence.Load())

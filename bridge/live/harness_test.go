@@ -199,7 +199,8 @@ type client struct {
 }
 
 // SendEvents implements bridge.Sender. It has room for all.
-func (c *client) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+func (c *client) SendEvents(events []bridge.Outgoing, most int, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	events = events[:min(most, len(events))]
 	batch := &pb.EventBatch{}
 	for _, e := range events {
 		batch.Events = append(batch.Events, &pb.Event{Sequence: e.Sequence, Id: e.EventID})

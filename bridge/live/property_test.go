@@ -274,12 +274,13 @@ func (r *reader) fail(format string, args ...any) error {
 }
 
 // SendEvents takes some of them as one message.
-func (r *reader) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+func (r *reader) SendEvents(events []bridge.Outgoing, most int, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	events = events[:min(most, len(events))]
 	switch {
 	case r.count == 0:
 		return 0, 0, r.fail("event %d before the confirmation", events[0].Sequence)
-	case len(events) > max(r.batch, 1):
-		return 0, 0, r.fail("%d events at once", len(events))
+	case most != max(r.batch, 1):
+		return 0, 0, r.fail("%d events at once", most)
 	}
 	n = 1 + r.count%len(events)
 	last := r.last

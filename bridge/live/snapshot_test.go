@@ -277,7 +277,8 @@ type snapper struct {
 }
 
 // SendEvents takes some of them as one message.
-func (s *snapper) SendEvents(events []bridge.Outgoing, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+func (s *snapper) SendEvents(events []bridge.Outgoing, most int, cursor func(uint64) bridge.Cursor) (n, bytes int, err error) {
+	events = events[:min(most, len(events))]
 	n = 1 + len(s.got)%len(events)
 	for _, e := range events[:n] {
 		if c := cursor(e.Sequence); c.InSnapshot == s.ended || c.Sequence != e.Sequence {

@@ -408,7 +408,7 @@ func (s *Subscription) sendAll(ctx context.Context, events []bridge.Outgoing) (e
 		if s.ending.Load() != 0 || ctx.Err() != nil {
 			return true, nil
 		}
-		n, err := s.send(events[:min(len(events), s.req.MaxBatchEvents)])
+		n, err := s.send(events)
 		if err != nil {
 			return false, err
 		}
@@ -423,7 +423,7 @@ func (s *Subscription) sendAll(ctx context.Context, events []bridge.Outgoing) (e
 // send sends one or more events in a message and moves to the last of them. It returns how many it has sent.
 func (s *Subscription) send(events []bridge.Outgoing) (int, error) {
 	s.sends.Add(1)
-	n, bytes, err := s.to.SendEvents(events, s.cursorAt)
+	n, bytes, err := s.to.SendEvents(events, s.req.MaxBatchEvents, s.cursorAt)
 	s.sends.Add(1)
 	if err != nil {
 		return 0, err

@@ -43,6 +43,7 @@ type batch struct {
 	entities map[entityKey]*entityRow
 	nextEID  int64
 	events   []*bridge.Encoded
+	encoder  bridge.Encoder
 	count    map[string]int
 }
 
@@ -55,7 +56,7 @@ func (p *Projection) apply(ctx context.Context, recs []record) ([]*bridge.Encode
 	ctx = context.WithoutCancel(ctx)
 	b := &batch{
 		p: p, w: p.w, pos: *p.pos.Load(), sums: newSums(p.dict), entities: map[entityKey]*entityRow{}, nextEID: p.nextEID,
-		count: map[string]int{},
+		count: map[string]int{}, encoder: bridge.Encoder{Expect: len(recs)},
 	}
 	err := p.st.tx(ctx, func() error {
 		for i := range recs {
@@ -149,7 +150,7 @@ func (b *batch) addEvent(ctx context.Context, r *record) error {
 			return err
 		}
 	}
-	b.events = append(b.events, bridge.NewEncoded(meta, e, r.Body, len(r.Body), b.p.cfg.Converter))
+	b.events = append(b.events, b.encoder.New(meta, e, r.Body, len(r.Body), b.p.cfg.Converter))
 	return nil
 }
 

@@ -88,7 +88,7 @@ func (p *Projection) collect(rows *sql.Rows, bodies, first bool, limit, maxBytes
 	if bodies {
 		dst = append(dst, &z)
 	}
-	a := arena{events: limit}
+	a, encoder := arena{events: limit}, bridge.Encoder{Expect: limit}
 	for rows.Next() {
 		if len(events) == limit {
 			return events, bytes, true, nil
@@ -119,7 +119,7 @@ func (p *Projection) collect(rows *sql.Rows, bodies, first bool, limit, maxBytes
 			}
 		}
 		a.events--
-		events = append(events, bridge.NewEncoded(meta, envelope, body, size, p.cfg.Converter))
+		events = append(events, encoder.New(meta, envelope, body, size, p.cfg.Converter))
 	}
 	return events, bytes, false, rows.Err()
 }
