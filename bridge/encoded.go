@@ -65,10 +65,15 @@ func (e *Encoded) init(meta Meta, envelope, body []byte, bodySize int, convert C
 	e.headLen = uint8(len(protowire.AppendVarint(head, uint64(len(body)))))
 }
 
-// blockEvents is how many events share an allocation at most. One that is in use keeps its neighbours.
-const blockEvents = 16
+const (
+	// blockEvents is how many events share an allocation at most. One that is in use keeps its neighbours with their bytes.
+	blockEvents = 16
+	// BlockBytes is the size in bytes up to which an event may share an allocation: a client that stops reading must not keep
+	// the bodies of others.
+	BlockBytes = 4 << 10
+)
 
-// Encoder makes the events of a page in few allocations.
+// Encoder makes the events of a page; small ones in few allocations.
 type Encoder struct {
 	// Expect is how many events may still come.
 	Expect int
@@ -78,6 +83,10 @@ type Encoder struct {
 
 // New returns an event in wire form, as NewEncoded does.
 func (n *Encoder) New(meta Meta, envelope, body []byte, bodySize int, convert Converter) *Encoded {
+	if len(envelope)+len(body) > BlockBytes {
+		n.Expect--
+		return NewEncoded(meta, envelope, body, bodySize, convert)
+	}
 	if len(n.free) == 0 {
 		n.free = make([]Encoded, max(min(n.Expect, blockEvents), 1))
 	}

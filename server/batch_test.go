@@ -5,7 +5,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"testing"
+	"weak"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -132,4 +134,29 @@ func TestBatchesAreAskedForWithinBoundsAndOverGRPCOnly(t *testing.T) {
 	if n != 20 {
 		t.Errorf("%d events", n)
 	}
+}
+
+// TestAFrameInUseKeepsNoLargeNeighbours: what a client that has stopped reading holds must not grow with what came beside it.
+func TestAFrameInUseKeepsNoLargeNeighbours(t *testing.T) {
+	t.Parallel()
+	m := &maker{ready: 2 * blockFrames}
+	var kept *bridge.Made
+	var bodies []weak.Pointer[byte]
+	for i := range 2 * blockFrames {
+		body := make([]byte, bridge.BlockBytes)
+		f := m.newFrame(makeEvent(uint64(i+1), body), bridge.Cursor{}, pb.EventView_EVENT_VIEW_RAW, defaultMessageBytes)
+		if i == blockFrames/2 {
+			kept = f
+		} else {
+			bodies = append(bodies, weak.Make(&body[0]))
+		}
+	}
+	runtime.GC()
+	for i, b := range bodies {
+		if b.Value() != nil {
+			t.Fatalf("body %d is still there", i)
+		}
+	}
+	runtime.KeepAlive(kept)
+	runtime.KeepAlive(m)
 }

@@ -33,7 +33,7 @@ const (
 	blockBytes  = 4 << 10
 )
 
-// maker makes frames; those of events that are ready together in few allocations. nil makes each by itself.
+// maker makes frames; those of small events that are ready together in few allocations. nil makes each by itself.
 type maker struct {
 	// ready is how many events are to be sent, this one included.
 	ready  int
@@ -47,7 +47,11 @@ type sharedFrame struct {
 	frame
 }
 
-func (m *maker) frame() *sharedFrame {
+// frame returns an empty frame for an event of size bytes.
+func (m *maker) frame(size int) *sharedFrame {
+	if size > bridge.BlockBytes {
+		return &sharedFrame{}
+	}
 	if len(m.frames) == 0 {
 		m.frames = make([]sharedFrame, max(min(m.ready, blockFrames), 1))
 	}
@@ -88,7 +92,7 @@ func (m *maker) newPart(e *bridge.Encoded, view pb.EventView, limit int) *bridge
 
 // share makes a frame that others can have, too.
 func (m *maker) share(head []byte, parts [][]byte, size int) *bridge.Made {
-	f := m.frame()
+	f := m.frame(size)
 	f.Value = &f.frame
 	f.assemble(m, nil, head, parts, size)
 	return &f.Made
