@@ -187,47 +187,34 @@ type deliveries struct {
 // read passes over what is in the events.
 func (d *deliveries) read(data mem.BufferSlice) error {
 	d.ids, d.refused = nil, false
-	in := data.Reader()
-	defer func() { _ = in.Close() }()
 	delivery := uint64(2) // number of the field
-	for in.Remaining() > 0 {
-		tag, err := binary.ReadUvarint(in)
-		if err != nil {
-			return err
-		}
-		n, err := binary.ReadUvarint(in) // all fields of the response, and all of a batch, have lengths
-		if err != nil {
-			return err
-		}
-		switch tag >> 3 {
+	return eachField(data, func(in *mem.Reader, field uint64) (inside bool, err error) {
+		switch field {
 		case delivery:
-			end := in.Remaining() - int(n)
-			if tag, err = binary.ReadUvarint(in); err != nil {
-				return err
+			tag, err := binary.ReadUvarint(in)
+			if err != nil {
+				return false, err
 			}
 			size, err := binary.ReadUvarint(in)
 			if err != nil {
-				return err
+				return false, err
 			}
 			if tag>>3 != 1 || int(size) > in.Remaining() {
-				return errors.New("a delivery without its id in front")
+				return false, errors.New("a delivery without its id in front")
 			}
 			id := make([]byte, size)
 			if _, err := io.ReadFull(in, id); err != nil {
-				return err
+				return false, err
 			}
-			d.ids, n = append(d.ids, string(id)), uint64(in.Remaining()-end)
+			d.ids = append(d.ids, string(id))
 		case 4:
 			d.refused = true
 		case 8:
-			delivery = 1 // of the batch, which is the only field: go on inside
-			continue
+			delivery = 1 // of the batch, which is the only field
+			return true, nil
 		}
-		if _, err := in.Discard(int(n)); err != nil {
-			return err
-		}
-	}
-	return nil
+		return false, nil
+	})
 }
 
 // consumeAll is one member. Its acks are sent and not waited for, and what it acknowledges is not decoded, like the

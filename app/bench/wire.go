@@ -49,26 +49,42 @@ func (r *received) read(data mem.BufferSlice) error {
 	if !r.count {
 		return nil
 	}
+	event := uint64(3) // number of the field
+	return eachField(data, func(_ *mem.Reader, field uint64) (inside bool, err error) {
+		switch field {
+		case event:
+			r.events++
+		case 9:
+			event = 1 // of the batch, which is the last field
+			return true, nil
+		}
+		return false, nil
+	})
+}
+
+// eachField passes over a response of which all fields, and all of a batch in it, have lengths. f may read from the beginning
+// of a field; inside says to go on with what is in it.
+func eachField(data mem.BufferSlice, f func(in *mem.Reader, field uint64) (inside bool, err error)) error {
 	in := data.Reader()
 	defer func() { _ = in.Close() }()
-	event := uint64(3) // number of the field
 	for in.Remaining() > 0 {
 		tag, err := binary.ReadUvarint(in)
 		if err != nil {
 			return err
 		}
-		n, err := binary.ReadUvarint(in) // all fields of the response, and all of a batch, have lengths
+		size, err := binary.ReadUvarint(in)
 		if err != nil {
 			return err
 		}
-		switch tag >> 3 {
-		case event:
-			r.events++
-		case 9:
-			event = 1 // of the batch, which is the last field: go on inside
+		end := in.Remaining() - int(size)
+		inside, err := f(in, tag>>3)
+		if err != nil {
+			return err
+		}
+		if inside {
 			continue
 		}
-		if _, err := in.Discard(int(n)); err != nil {
+		if _, err := in.Discard(in.Remaining() - end); err != nil {
 			return err
 		}
 	}

@@ -93,16 +93,20 @@ func (p *play) giveOne(c *call, i int) {
 
 // giveNow sends a member as many of the events up to a number as it has credit for.
 func (p *play) giveNow(c *call, upTo int) {
-	for {
-		p.group.mu.Lock()
-		i, _ := p.group.toGive(c, upTo)
-		credit := p.group.hasCredit(c)
-		p.group.mu.Unlock()
-		if i < 0 || !credit {
-			return
-		}
+	for i := p.nextNow(c, upTo); i >= 0; i = p.nextNow(c, upTo) {
 		p.event(c, i)
 	}
+}
+
+// nextNow returns which of the events up to a number a member may be sent now; -1 when there is none, or no credit.
+func (p *play) nextNow(c *call, upTo int) int {
+	p.group.mu.Lock()
+	defer p.group.mu.Unlock()
+	if !p.group.hasCredit(c) {
+		return -1
+	}
+	i, _ := p.group.toGive(c, upTo)
+	return i
 }
 
 // giveUntilKilled sends a member events until the client is dead.

@@ -168,11 +168,8 @@ func (p *play) batchToMember(c *call, upTo int) {
 	var ds []*pb.GroupDelivery
 	first := 0
 	for len(ds) < max(c.join.MaxBatchEvents, 1) {
-		p.group.mu.Lock()
-		i, _ := p.group.toGive(c, upTo)
-		credit := p.group.hasCredit(c)
-		p.group.mu.Unlock()
-		if i < 0 || !credit {
+		i := p.nextNow(c, upTo)
+		if i < 0 {
 			break
 		}
 		one, _ := p.message(c, i).(*pb.ConsumeResponse)
